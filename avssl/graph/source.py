@@ -1,0 +1,250 @@
+"""YAML with places: every key and value knows its ``file:line:col``, mistakes are collected."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from avssl.errors import ConfigError
+
+Keys = tuple[str | int, ...]
+
+
+class _Unknown:
+    """Stands for a value that was already reported, so that nothing built on it is reported too."""
+
+    def __repr__(self) -> str:
+        return "<unknown>"
+
+
+UNKNOWN = _Unknown()
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where something stands: line and column count from 1; line 0 is not in a file."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass
+class Problems:
+    """Mistakes found so far; one mistake in a file used twice is kept once."""
+
+    found: dict[tuple[Place, str], None] = field(default_factory=dict)
+
+    def add(
+        self,
+        place: Place,
+        sentence: str,
+        *,
+        unknown: str | None = None,
+        known: Iterable[str] = (),
+    ) -> None:
+        """Record a mistake; with ``unknown`` and ``known`` names a suggestion is added."""
+        if unknown is not None:
+            close = difflib.get_close_matches(unknown, list(known), n=1, cutoff=0.6)
+            if close:
+                sentence += f" Did you mean '{close[0]}'?"
+            elif known := sorted(known):
+                shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+                sentence += f" Known: {shown}."
+        self.found[(place, sentence)] = None
+
+    def messages(self) -> list[str]:
+        """All mistakes in file order, as ``file:line:col: sentence``."""
+        return [f"{place}: {sentence}" for place, sentence in sorted(self.found)]
+
+    def raise_if_any(self) -> None:
+        """Raise ConfigError with all mistakes, if there are some."""
+        if self.found:
+            raise ConfigError(self.messages())
+
+
+@dataclass
+class Document:
+    """A configuration as plain Python values, with the place of each key and value."""
+
+    data: dict[str, Any]
+    name: str
+    path: Path | None = None
+    keys: dict[Keys, Place] = field(default_factory=dict)
+    values: dict[Keys, Place] = field(default_factory=dict)
+
+    def key_place(self, path: Keys) -> Place:
+        """Where the key at ``path`` stands (its nearest parent if it is not there)."""
+        return self._nearest(self.keys, path)
+
+    def value_place(self, path: Keys) -> Place:
+        """Where the value at ``path`` stands (its nearest parent if it is not there)."""
+        return self._nearest(self.values, path)
+
+    def _nearest(self, places: dict[Keys, Place], path: Keys) -> Place:
+        while path:
+            if path in places:
+                return places[path]
+            path = path[:-1]
+        return Place(self.name, 1, 1) if self.path else Place(self.name)
+
+    def get(self, path: Keys, default: Any = None) -> Any:
+        """The value at ``path``, or ``default``."""
+        value: Any = self.data
+        for key in path:
+            if not isinstance(value, dict) or key not in value:
+                return default
+            value = value[key]
+        return value
+
+    def override(self, assignments: Sequence[str], problems: Problems) -> None:
+        """Apply ``key.sub=value`` assignments of a command line; values are read as YAML."""
+        for assignment in assignments:
+            place = Place(f"command line '{assignment}'")
+            dotted, equals, text = assignment.partition("=")
+            path = tuple(dotted.split("."))
+            if not equals or not all(path):
+                problems.add(place, "expected key=value, for example train.lr=1e-3.")
+                continue
+            try:
+                value = yaml.load(text, _Loader)
+            except yaml.YAMLError:
+                value = text
+            node = self.data
+            for position, key in enumerate(path[:-1]):
+                inner = node.setdefault(key, {})
+                if inner is None:
+                    inner = node[key] = {}
+                if not isinstance(inner, dict):
+                    name = ".".join(path[: position + 1])
+                    problems.add(place, f"'{name}' is {inner!r}, not a mapping.")
+                    break
+                self.keys.setdefault(path[: position + 1], place)
+                node = inner
+            else:
+                node[path[-1]] = value
+                for table in (self.keys, self.values):
+                    for known in [known for known in table if known[: len(path)] == path]:
+                        del table[known]
+                    table[path] = place
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: ``1e-3`` is a number, ``on`` and ``no`` are words."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: Path, problems: Problems, *, place: Place | None = None) -> Document | None:
+    """Read a YAML file whose top is a mapping; syntax errors and double keys go to ``problems``.
+
+    Args:
+        path: the file.
+        problems: collects what is wrong.
+        place: where the file was named, for the message when it cannot be read.
+    """
+    name = display_path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        problems.add(place or Place(name), f"cannot read '{name}': {error.strerror}.")
+        return None
+    except UnicodeDecodeError:
+        problems.add(place or Place(name), f"'{name}' is not a text file in UTF-8.")
+        return None
+    loader = _Loader(text)
+    document = Document({}, name, path)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            problems.add(Place(name, 1, 1), "the file is empty.")
+            return None
+        if not isinstance(root, yaml.MappingNode):
+            problems.add(_start(name, root), "expected a mapping of sections at the top.")
+            return None
+        document.data = _convert(root, (), document, loader, problems)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name, 1, 1)
+        problems.add(where, f"not valid YAML: {error.problem or error.context}.")
+        return None
+    except yaml.YAMLError as error:
+        problems.add(Place(name, 1, 1), f"not valid YAML: {error}.")
+        return None
+    finally:
+        loader.dispose()
+    return document
+
+
+def find_file(name: str, beside: Path | None) -> Path | None:
+    """Look up a file that a YAML file names: beside it, else in the nearest parent folder.
+
+    Args:
+        name: relative path with forward slashes, or an absolute one.
+        beside: folder of the file that names it; the working folder when None.
+    """
+    start = (beside or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        candidate = folder / name
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def display_path(path: Path) -> str:
+    """The path as a user would type it: relative to the working folder where it lies below."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd().resolve()))
+    except ValueError:
+        return str(path)
+
+
+def _start(name: str, node: yaml.Node) -> Place:
+    return Place(name, node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def _convert(
+    node: yaml.Node, path: Keys, document: Document, loader: _Loader, problems: Problems
+) -> Any:
+    """Turn a YAML node into plain values, recording the place of each key and value."""
+    document.values[path] = _start(document.name, node)
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _convert(item, (*path, index), document, loader, problems)
+            for index, item in enumerate(node.value)
+        ]
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        place = _start(document.name, key_node)
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            problems.add(place, f"key {key!r} is not a word; put it in quotes.")
+            continue
+        if key in result:
+            first = document.keys[(*path, key)]
+            problems.add(place, f"key '{key}' stands twice; first in line {first.line}.")
+            continue
+        document.keys[(*path, key)] = place
+        result[key] = _convert(value_node, (*path, key), document, loader, problems)
+    return result
