@@ -1,0 +1,1 @@
+"""Evaluation: features, measures, probes, pictures and reports of trained towers."""

@@ -1,0 +1,324 @@
+"""Pictures of a run: reconstructions, the audio-video similarity matrix, curves over training.
+
+Letters: B batch, N patches, P values of a patch, T frames, F mel bins, H W height width.
+matplotlib is imported by the functions that draw, with a backend that needs no display.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avssl.eval.features import Features
+from avssl.eval.metrics import cosine
+from avssl.eval.probes import retrievals
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Image = np.ndarray[Any, Any]  # [height, width, 3], 0..1
+Points = list[tuple[int, float]]  # (step, value)
+GAP = 4  # white pixels between pictures
+HIDDEN = 0.55  # grey of masked patches
+
+
+def reconstruct(
+    input: Tensor,
+    prediction: Tensor,
+    mask: Tensor,
+    *,
+    patch: Sequence[int],
+    normalized: bool,
+    paste: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The input with masked patches as NaN, and the input as the decoder predicts it.
+
+    input: [B, C, T, F] or [B, C, T, H, W]. prediction: [B, N, P], patches in row-major order, the
+    values of one in the order time, height, width, channel. mask: [B, N], non-zero where masked.
+    normalized: predictions are in units of each patch's own mean and deviation, which are taken
+    from the input. paste: visible patches, which no loss trains, show the input.
+    """
+    size = tuple(patch)
+    patches = patchify(input, size)  # [B, N, P]
+    if normalized:
+        deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+        prediction = prediction * deviation + patches.mean(-1, keepdim=True)
+    hidden = mask.bool().unsqueeze(-1)  # [B, N, 1]
+    masked = torch.where(hidden, torch.nan, patches)
+    shown = torch.where(hidden, prediction, patches) if paste else prediction
+    return unpatchify(masked, size, input.shape), unpatchify(shown, size, input.shape)
+
+
+def patchify(x: Tensor, patch: tuple[int, ...]) -> Tensor:
+    """[B, C, *sizes] -> [B, N, P]."""
+    batch, channels, *sizes = x.shape
+    split = [n for size, p in zip(sizes, patch, strict=True) for n in (size // p, p)]
+    d = len(patch)
+    grid, inner = range(2, 2 + 2 * d, 2), range(3, 3 + 2 * d, 2)
+    x = x.reshape(batch, channels, *split).permute(0, *grid, *inner, 1)
+    return x.reshape(batch, math.prod(split[::2]), -1)
+
+
+def unpatchify(x: Tensor, patch: tuple[int, ...], shape: Sequence[int]) -> Tensor:
+    """[B, N, P] -> [B, C, *sizes]."""
+    batch, channels, *sizes = shape
+    d = len(patch)
+    grid = [size // p for size, p in zip(sizes, patch, strict=True)]
+    x = x.reshape(batch, *grid, *patch, channels)
+    order = [axis for i in range(d) for axis in (1 + i, 1 + d + i)]
+    return x.permute(0, 1 + 2 * d, *order).reshape(*shape)
+
+
+def spectrogram_picture(
+    path: Path, input: Tensor, masked: Tensor, shown: Tensor, *, title: str, clips: int = 4
+) -> None:
+    """Log-mel spectrograms [B, 1, T, F] side by side: one row a clip; time to the right."""
+    cmap = _pyplot().get_cmap("magma").with_extremes(bad=str(HIDDEN))
+    rows = []
+    for i in range(min(clips, len(input))):
+        real = input[i, 0].float().cpu()
+        low, high = (q.item() for q in real.quantile(torch.tensor([0.005, 0.995])))
+        row = []
+        for x in (real, masked[i, 0].float().cpu(), shown[i, 0].float().cpu()):
+            scaled = ((x.T.flip(0) - low) / max(high - low, 1e-6)).clamp(0, 1).numpy()
+            row.append(cmap(np.ma.masked_invalid(scaled))[..., :3])  # [F, T, 3]
+        rows.append(row)
+    scale = max(1, round(96 / rows[0][0].shape[0]))
+    rows = [[x.repeat(scale, 0).repeat(scale, 1) for x in row] for row in rows]
+    names = ["input", "what the encoder sees", "reconstruction"]
+    _save_sheet(path, rows, title=title, columns=names, y="frequency (mel)")
+
+
+def video_picture(
+    path: Path,
+    input: Tensor,
+    masked: Tensor,
+    shown: Tensor,
+    *,
+    title: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    clips: int = 2,
+    frames: int = 8,
+) -> None:
+    """Frames [B, 3, T, H, W], normalised with mean and std: for each clip a strip of frames of the
+    input, of what the encoder sees and of the reconstruction, in three rows."""
+    count = min(frames, input.shape[2])
+    times = torch.linspace(0, input.shape[2] - 1, count).round().long()
+    offset, factor = (torch.tensor(list(x)).view(3, 1, 1, 1) for x in (mean, std))
+    rows = []
+    for i in range(min(clips, len(input))):
+        for x in (input, masked, shown):
+            pixels = x[i].float().cpu()[:, times] * factor + offset  # [3, T, H, W]
+            pixels = pixels.nan_to_num(HIDDEN).clamp(0, 1).permute(1, 2, 3, 0).numpy()
+            rows.append(list(pixels))
+    scale = max(1, round(96 / rows[0][0].shape[0]))
+    rows = [[x.repeat(scale, 0).repeat(scale, 1) for x in row] for row in rows]
+    names = ["input", "visible", "rebuilt"] * (len(rows) // 3)
+    _save_sheet(path, rows, title=title, labels=names, groups=3, x="time")
+
+
+def similarity_picture(path: Path, features: Features, *, title: str = "") -> None:
+    """Cosine of every audio with every video, ordered by label, with R@1 both ways as title.
+
+    features: two towers of equal width. A bright diagonal means that each sound finds its picture.
+    """
+    (a, x), (b, y) = list(features.vectors.items())[:2]
+    found = retrievals(features)
+    order = torch.argsort(features.labels, stable=True)
+    similarity = cosine(x[order], y[order]).numpy()
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(6.2, 5.6), layout="constrained")
+    low, high = np.percentile(similarity, [1, 99.8])
+    image = axes.imshow(similarity, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+    figure.colorbar(image, ax=axes, label="cosine", shrink=0.85)
+    axes.set_xlabel(f"{b}, {len(y)} clips ordered by class")
+    axes.set_ylabel(f"{a}, the same clips")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    there, back = found[f"{a}_to_{b}"], found[f"{b}_to_{a}"]
+    recalls = f"R@1 {a} → {b} {there.r1:.1%}, {b} → {a} {back.r1:.1%} (chance {there.chance:.1%})"
+    axes.set_title(f"{title}\n{recalls}" if title else recalls, fontsize=10)
+    _save(figure, path)
+
+
+def curves_picture(path: Path, metrics: Path) -> None:
+    """Curves of a run over its steps, one panel a quantity, from metrics.jsonl.
+
+    Stages follow one another on the x axis with a line and their name between them.
+    """
+    series, bounds = read_metrics(metrics)
+    panels = _panels(series)
+    columns = min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    plt = _pyplot()
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(4.3 * columns, 2.7 * lines), squeeze=False, layout="constrained"
+    )
+    for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
+        for i, name in enumerate(names):
+            for j, part in enumerate(_stages(series[name], bounds)):
+                _curve(axes, part, colour=f"C{i}", label=_label(name) if j == 0 else None)
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        for start, stage in bounds:
+            axes.axvline(start, color="0.6", linewidth=0.8, linestyle=":")
+            axes.annotate(
+                stage, (start, 1), xycoords=("data", "axes fraction"), fontsize=7, color="0.4",
+                xytext=(3, -2), textcoords="offset points", va="top",
+            )  # fmt: skip
+        if len(names) > 1:
+            axes.legend(fontsize=7, frameon=False)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    _save(figure, path)
+
+
+def read_metrics(path: Path) -> tuple[dict[str, Points], list[tuple[int, str]]]:
+    """metrics.jsonl as series over the steps of the whole run, and where each stage starts.
+
+    Each line is an object with `stage`, `step` (counted within the stage) and figures, which may
+    be nested; series names join levels with "/".
+    """
+    series: dict[str, Points] = {}
+    bounds: list[tuple[int, str]] = []
+    start = last = 0
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        stage, step = str(row.pop("stage")), int(row.pop("step"))
+        if not bounds or bounds[-1][1] != stage:
+            start = last
+            bounds.append((start, stage))
+        last = max(last, start + step)
+        for name, value in _flat(row, ""):
+            series.setdefault(name, []).append((start + step, value))
+    return series, bounds
+
+
+def _flat(row: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
+    found = []
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            found.append((prefix + name, float(value)))
+    return found
+
+
+def _panels(series: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Panel title -> series drawn in it; what is not a loss, rate or probe is left out."""
+    together = {
+        "retrieval R@1 (val)": lambda n: "retrieval/" in n and n.endswith("_r1"),
+        "retrieval median rank (val)": lambda n: "retrieval/" in n and n.endswith("_median"),
+        "kNN accuracy (val)": lambda n: "knn/" in n,
+        "effective rank, RankMe (val)": lambda n: "rankme/" in n,
+    }
+    alone = [n for n in series if n == "loss" or n.startswith(("loss/", "losses/"))]
+    panels = {("total loss" if n == "loss" else f"loss {n.split('/', 1)[1]}"): [n] for n in alone}
+    panels |= {n: [n] for n in series if n in ("lr", "grad_norm")}
+    for title, belongs in together.items():
+        names = [n for n in series if belongs(n)]
+        if names:
+            panels[title] = names
+    return panels
+
+
+def _stages(points: Points, bounds: Sequence[tuple[int, str]]) -> list[Points]:
+    """The points of each stage that has any: a curve is not drawn from one stage to the next."""
+    ends = [start for start, _ in bounds[1:]] + [math.inf]
+    parts = [
+        [point for point in points if start < point[0] <= end or point[0] == start == 0]
+        for (start, _), end in zip(bounds, ends, strict=True)
+    ]
+    return [part for part in parts if part]
+
+
+def _label(name: str) -> str:
+    return name.rsplit("/", 1)[-1].removesuffix("_r1").removesuffix("_median").replace("_", " ")
+
+
+def _curve(axes: Axes, points: Points, *, colour: str, label: str | None) -> None:
+    """A curve; one with many points is drawn faintly under its running mean."""
+    steps, values = (np.array(x) for x in zip(*points, strict=True))
+    if len(values) < 60:
+        axes.plot(steps, values, linewidth=1.3, marker=".", markersize=4, color=colour, label=label)
+        return
+    half = len(values) // 60
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    first = np.maximum(np.arange(len(values)) - half, 0)
+    last = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    axes.plot(steps, values, linewidth=0.6, alpha=0.3, color=colour)
+    mean = (sums[last] - sums[first]) / (last - first)
+    axes.plot(steps, mean, linewidth=1.3, color=colour, label=label)
+
+
+def _save_sheet(
+    path: Path,
+    rows: list[list[Image]],
+    *,
+    title: str,
+    columns: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    groups: int = 1,
+    x: str = "time",
+    y: str = "",
+) -> None:
+    """Pictures in rows, drawn pixel by pixel; a wider gap after every `groups` rows."""
+    height, width = rows[0][0].shape[:2]
+    bands = []
+    for i, row in enumerate(rows):
+        cells = [cell for image in row for cell in (image, np.ones((height, GAP, 3)))][:-1]
+        bands.append(np.concatenate(cells, axis=1))
+        if i + 1 < len(rows):
+            gap = GAP if (i + 1) % groups else (3 if groups > 1 else 1) * GAP
+            bands.append(np.ones((gap, bands[0].shape[1], 3)))
+    sheet = np.concatenate(bands, axis=0)
+    inches = (sheet.shape[1] / 110, sheet.shape[0] / 110)
+    left, bottom, top = 0.75, 0.3, 0.55 if columns else 0.35
+    full = (inches[0] + left + 0.1, inches[1] + bottom + top)
+    figure = _pyplot().figure(figsize=full)
+    axes = figure.add_axes(
+        (left / full[0], bottom / full[1], inches[0] / full[0], inches[1] / full[1])
+    )
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(f"{x} →", fontsize=9)
+    if y:
+        axes.set_ylabel(f"{y} →", fontsize=9)
+    for i, name in enumerate(columns):
+        middle = i * (width + GAP) + width / 2
+        axes.text(middle, -6, name, ha="center", va="bottom", fontsize=9)
+    top_of = 0
+    for i, name in enumerate(labels):
+        axes.text(-6, top_of + height / 2, name, ha="right", va="center", fontsize=9)
+        top_of += height + (GAP if (i + 1) % groups else 3 * GAP)
+    figure.text(left / full[0], 1 - 0.08 / full[1], title, fontsize=10, va="top", weight="bold")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
+    _pyplot().close(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt

@@ -1,0 +1,149 @@
+"""Probes: what the towers of a graph know, cheaply during training and in full at the end.
+
+During training the val split answers; the test split is read by `final_evaluation` only, and
+nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avssl.errors import UserError
+from avssl.eval.features import Features, embed
+from avssl.eval.metrics import Retrieval, knn, linear_probe, rankme, retrieval
+
+SUBSET = 200  # test clips of the second retrieval figure: chance R@1 is 0.5 % whatever the corpus
+
+Loader = Iterable[Mapping[str, Any]]
+
+
+class ProbeConfig(Protocol):
+    """What the probes read of a run's `probe:` section."""
+
+    @property
+    def towers(self) -> Mapping[str, str]:
+        """Batch input -> "module.port", a port of shape [B, D]."""
+
+    @property
+    def clips(self) -> int:
+        """Val clips of an online probe."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Final figures of one model on the test split.
+
+    retrieval: "audio_to_video" -> figures among all test clips; retrieval_subset: among the first
+    200 of them. linear, knn: input name or "both" -> accuracy; rankme: input name -> effective
+    rank. Dicts are empty where the towers or the labels do not allow the figure.
+    """
+
+    clips: int
+    train_clips: int
+    classes: int
+    majority: float  # accuracy of always saying the most frequent class of the test split
+    retrieval: dict[str, Retrieval]
+    retrieval_subset: dict[str, Retrieval]
+    linear: dict[str, float]
+    knn: dict[str, float]
+    rankme: dict[str, float]
+
+
+def probe(graph: nn.Module, config: ProbeConfig, loaders: Mapping[str, Loader]) -> dict[str, float]:
+    """Figures for every N training steps, from the first `config.clips` clips of loaders["val"].
+
+    Keys: "retrieval/audio_to_video_r1", "retrieval/audio_to_video_median" and the way back,
+    "knn/audio" (leave one out, 20 neighbours), "rankme/audio", and so on for each tower.
+    """
+    features = embed(graph, config.towers, loaders["val"], device=_device(graph), clips=config.clips)
+    figures: dict[str, float] = {}
+    for name, found in retrievals(features).items():
+        figures[f"retrieval/{name}_r1"] = found.r1
+        figures[f"retrieval/{name}_median"] = found.median_rank
+    labelled = features.labelled()
+    for name, x in features.vectors.items():
+        if len(labelled) > 1:
+            figures[f"knn/{name}"] = knn(labelled[name], labelled.labels)
+        figures[f"rankme/{name}"] = rankme(x)
+    return figures
+
+
+def final_evaluation(
+    graph: nn.Module, config: ProbeConfig, loaders: Mapping[str, Loader]
+) -> tuple[Evaluation, Features]:
+    """The figures of the final table, and the test features (for the similarity picture).
+
+    loaders: "train", whose clips fit the linear probe and vote in kNN, and "test", read once;
+    both without augmentation, each clip once.
+    """
+    device = _device(graph)
+    missing = {"train", "test"} - set(loaders)
+    if missing:
+        raise UserError(f"the final evaluation needs the splits train and test, missing: {missing}")
+    train = embed(graph, config.towers, loaders["train"], device=device)
+    test = embed(graph, config.towers, loaders["test"], device=device)
+    return evaluate(train, test), test
+
+
+def evaluate(train: Features, test: Features) -> Evaluation:
+    """The figures of the final table from the features of two splits."""
+    both = set(train.clips.tolist()) & set(test.clips.tolist())
+    if both:
+        raise UserError(
+            f"{len(both)} clips are in the train and in the test split, the first is row "
+            f"{min(both)} of the manifest: a probe would be tested on what it was fitted to"
+        )
+    fit, score = train.labelled(), test.labelled()
+    linear: dict[str, float] = {}
+    nearest: dict[str, float] = {}
+    if len(fit.labels.unique()) > 1 and len(score):
+        for name in _subjects(test):
+            a, b = _join(fit, name), _join(score, name)
+            linear[name] = linear_probe(a, fit.labels, b, score.labels).accuracy
+            a, b = _join(fit, name, unit=True), _join(score, name, unit=True)
+            nearest[name] = knn(b, score.labels, bank=a, bank_labels=fit.labels)
+    counts = score.labels.bincount() if len(score) else torch.zeros(1)
+    return Evaluation(
+        clips=len(test),
+        train_clips=len(train),
+        classes=len(torch.cat([fit.labels, score.labels]).unique()),
+        majority=(counts.max() / max(1, len(score))).item(),
+        retrieval=retrievals(test),
+        retrieval_subset=retrievals(test.first(SUBSET)),
+        linear=linear,
+        knn=nearest,
+        rankme={name: rankme(x) for name, x in test.vectors.items()},
+    )
+
+
+def retrievals(features: Features) -> dict[str, Retrieval]:
+    """Retrieval both ways between each pair of towers of equal width: "a_to_b" -> figures."""
+    return {
+        f"{a}_to_{b}": retrieval(x, y)
+        for a, x in features.vectors.items()
+        for b, y in features.vectors.items()
+        if a != b and x.shape == y.shape
+    }
+
+
+def _subjects(features: Features) -> list[str]:
+    names = list(features.vectors)
+    return [*names, "both"] if len(names) == 2 else names
+
+
+def _join(features: Features, name: str, *, unit: bool = False) -> Tensor:
+    """One tower's vectors or, for "both", all side by side; `unit` gives each tower equal say."""
+    vectors = list(features.vectors.values()) if name == "both" else [features[name]]
+    if unit:
+        vectors = [F.normalize(x, dim=1) for x in vectors]
+    return torch.cat(vectors, dim=1)  # [N, D of these towers]
+
+
+def _device(graph: nn.Module) -> torch.device:
+    return next(graph.parameters()).device

@@ -1,0 +1,197 @@
+"""Reports: the final table (terminal, Markdown, results.json) and the card of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from avssl.eval.probes import Evaluation
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from avssl.eval.metrics import Retrieval
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table: a title, column names, and rows of cells (text)."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        lines = [f"**{self.title}**", "", _row(self.columns)]
+        lines.append("|---|" + "---:|" * (len(self.columns) - 1))
+        return "\n".join([*lines, *map(_row, self.rows)]) + "\n"
+
+    def rich(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title=self.title, title_justify="left")
+        for i, name in enumerate(self.columns):
+            table.add_column(name, justify="left" if i == 0 else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def sheets(models: Mapping[str, Evaluation]) -> list[Sheet]:
+    """The final tables: retrieval in the subset and among all test clips, then the probes.
+
+    models: row name ("untrained", "stage1", "stage2.2", ...) -> figures, on the same test split.
+    """
+    first = next(iter(models.values()))
+    made = []
+    if first.retrieval:
+        subset = next(iter(first.retrieval_subset.values())).clips
+        if subset < first.clips:
+            title = f"Retrieval among the first {subset} test clips"
+            made.append(_retrieval(title, {n: m.retrieval_subset for n, m in models.items()}))
+        title = f"Retrieval among all {first.clips} test clips"
+        made.append(_retrieval(title, {n: m.retrieval for n, m in models.items()}))
+    made.append(_probes(models, first))
+    return made
+
+
+def markdown(models: Mapping[str, Evaluation]) -> str:
+    """The final tables as Markdown."""
+    return "\n".join(sheet.markdown() for sheet in sheets(models))
+
+
+def print_tables(models: Mapping[str, Evaluation]) -> None:
+    """Prints the final tables to the terminal, or as plain text to a file or pipe."""
+    from rich.console import Console
+
+    console = Console()
+    for sheet in sheets(models):
+        if console.is_terminal:
+            console.print(sheet.rich())
+        else:
+            print(sheet.markdown())
+
+
+def write_results(folder: Path, models: Mapping[str, Evaluation]) -> None:
+    """Writes results.json and results.md into the run folder."""
+    figures = {name: asdict(model) for name, model in models.items()}
+    (folder / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (folder / "results.md").write_text(markdown(models))
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What the card says of one stage; seconds is wall time, clips those seen in training."""
+
+    name: str
+    graph: str
+    steps: int
+    clips: int
+    seconds: float
+    parameters: int  # trained ones
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything in a run's card.md. config: the merged experiment. machine: "2 CPU cores"."""
+
+    name: str
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    stages: Sequence[StageSummary]
+    machine: str
+    versions: Mapping[str, str]
+    results: Mapping[str, Evaluation] = field(default_factory=dict)
+
+
+def write_card(folder: Path, card: Card) -> Path:
+    """Writes card.md into the run folder: results, data, times and the configuration.
+
+    Absolute paths are shortened to their last part, so that the card can be handed on.
+    """
+    lines = [f"# {card.name}", ""]
+    if card.results:
+        lines += ["## Results", "", markdown(card.results)]
+    lines += ["## Training", "", f"Seed {card.config.get('seed', 0)}, on {card.machine}.", ""]
+    columns = ["stage", "graph", "steps", "clips seen", "minutes", "trained parameters"]
+    rows = [
+        [s.name, _short(s.graph), f"{s.steps:,}", f"{s.clips:,}", f"{s.seconds / 60:.1f}",
+         f"{s.parameters / 1e6:.2f} M"]
+        for s in card.stages
+    ]  # fmt: skip
+    lines += [_row(columns), "|---|---|---:|---:|---:|---:|", *map(_row, rows), ""]
+    lines += ["## Data", ""]
+    lines += [f"- {key}: {_short(value)}" for key, value in card.data.items()]
+    versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
+    lines += ["", f"Versions: {versions}.", "", "## Configuration", "", "```yaml"]
+    lines += [yaml.safe_dump(_short(dict(card.config)), sort_keys=False).rstrip(), "```", ""]
+    path = folder / "card.md"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def _retrieval(title: str, models: Mapping[str, Mapping[str, Retrieval]]) -> Sheet:
+    ways = list(next(iter(models.values())))
+    clips = next(iter(next(iter(models.values())).values())).clips
+    columns = ["model"]
+    for way in ways:
+        arrow = way.replace("_to_", " → ")
+        columns += [f"{arrow} R@1", "R@5", "median rank"]
+    rows = [
+        [name, *(cell for way in ways for cell in _recalls(found[way]))]
+        for name, found in models.items()
+    ]
+    chance = [_percent(1 / clips), _percent(min(1.0, 5 / clips)), f"{(clips + 1) / 2:g}"]
+    return Sheet(title, columns, [*rows, ["chance", *chance * len(ways)]])
+
+
+def _recalls(found: Retrieval) -> list[str]:
+    return [_percent(found.r1), _percent(found.r5), f"{found.median_rank:g}"]
+
+
+def _probes(models: Mapping[str, Evaluation], first: Evaluation) -> Sheet:
+    columns = ["model"]
+    columns += [f"linear {name}" for name in first.linear]
+    columns += [f"kNN {name}" for name in first.knn]
+    columns += [f"RankMe {name}" for name in first.rankme]
+    rows = []
+    for name, model in models.items():
+        shares = [*model.linear.values(), *model.knn.values()]
+        rows.append([name, *map(_percent, shares), *(f"{x:.1f}" for x in model.rankme.values())])
+    if not first.linear:
+        return Sheet("Effective rank of the test features", columns, rows)
+    always = _percent(first.majority)
+    accuracies = len(first.linear) + len(first.knn)
+    rows.append(["most frequent class", *[always] * accuracies, *["-"] * len(first.rankme)])
+    title = (
+        f"Accuracy over {first.classes} classes: fitted to {first.train_clips} train clips, "
+        f"scored on {first.clips} test clips; effective rank of the test features"
+    )
+    return Sheet(title, columns, rows)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _short(value: Any) -> Any:
+    """`value` with every absolute path cut to its last part."""
+    if isinstance(value, Mapping):
+        return {str(key): _short(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_short(x) for x in value]
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, str) and re.match(r"^(/|~|[A-Za-z]:[\\/])", value):
+        return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
+    return value
