@@ -1,0 +1,1 @@
+"""Graphs: YAML files of modules and calls, read, checked, built and drawn."""

@@ -1,0 +1,270 @@
+"""The dry run: a graph on the meta device with two batch sizes, before any data is read.
+
+Finds shapes that do not fit, trained parameters that no loss reaches and losses that reach no
+trained parameter; measures shapes and FLOPs on the way.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from avssl.graph.graph import Call, Graph, SubGraph, plan
+from avssl.graph.source import Problems
+from avssl.graph.spec import GraphSpec, Input
+
+BATCHES = (2, 3)
+FREE_SIZE = 24  # stands for letters other than B; grows with each letter so that two differ
+
+
+@dataclass
+class Trace:
+    """What one dry run saw.
+
+    Attributes:
+        shapes: node name -> output port -> shape, with batch size 2; sub-graph nodes are named
+            ``node/inner``; ``batch`` holds the inputs.
+        dtypes: the same for dtypes.
+        flops: node name -> floating-point operations of its forward, for one clip.
+        reached: loss name -> parameters (state-dict keys) that get a gradient from it.
+    """
+
+    shapes: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
+    dtypes: dict[str, dict[str, str]] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+    reached: dict[str, set[str]] = field(default_factory=dict)
+
+
+class _Failed(Exception):
+    """The dry run met a mistake, which is reported; what follows from it is not looked at."""
+
+
+def dry_run(graph: Graph, problems: Problems) -> Trace:
+    """Run ``graph`` (on the meta device) with two batch sizes and report what does not fit."""
+    trace = Trace()
+    spec = graph.spec
+    modes = {name: module.training for name, module in graph.named_modules()}
+    graph.train()
+    try:
+        for batch in BATCHES:
+            runner = _Runner(graph, batch, problems, trace if batch == BATCHES[0] else None)
+            values = runner.run()
+            if batch == BATCHES[0]:
+                _gradients(graph, values, trace)
+        if not problems.found and spec.losses:
+            _report_reach(graph, trace, problems)
+    except _Failed:
+        pass
+    finally:
+        for name, module in graph.named_modules():
+            module.training = modes[name]
+    return trace
+
+
+class _Runner:
+    def __init__(self, graph: Graph, batch: int, problems: Problems, trace: Trace | None) -> None:
+        self.graph, self.batch, self.problems, self.trace = graph, batch, problems, trace
+        letters: dict[str, int] = {"B": batch}
+        for item in graph.inputs.values():
+            for size in item.shape:
+                if isinstance(size, str):
+                    letters.setdefault(size, FREE_SIZE * len(letters))
+        self.sizes = letters
+
+    def run(self) -> dict[str, Any]:
+        graph = self.graph
+        values: dict[str, Any] = {}
+        for name, item in graph.inputs.items():
+            shape = [self.sizes[size] if isinstance(size, str) else size for size in item.shape]
+            values[f"batch.{name}"] = torch.zeros(
+                shape, dtype=getattr(torch, item.dtype), device="meta"
+            )
+        self.record("batch", {name: values[f"batch.{name}"] for name in graph.inputs})
+        spec = graph.spec
+        self.run_calls(plan(spec, list(spec.calls)), graph, spec, values, "")
+        for name in spec.losses:
+            key = next(key for key in values if key.startswith(f"{name}."))
+            if tuple(values[key].shape) != ():
+                self.problems.add(
+                    spec.losses[name].place,
+                    f"loss '{name}' must be a scalar, its shape is {_shape(values[key])}.",
+                )
+                raise _Failed
+        return values
+
+    def run_calls(
+        self,
+        calls: tuple[Call, ...],
+        parent: nn.Module,
+        spec: GraphSpec,
+        values: dict[str, Any],
+        path: str,
+    ) -> None:
+        for call in calls:
+            arguments = {port: values[key] for port, key in call.inputs}
+            for port in call.detach:
+                arguments[port] = arguments[port].detach()
+            module = parent.get_submodule(call.module)
+            name = f"{path}{call.name}"
+            counter = FlopCounterMode(display=False)
+            with counter, torch.set_grad_enabled(torch.is_grad_enabled() and not call.no_grad):
+                if isinstance(module, SubGraph):
+                    result = self.run_sub_graph(call, module, spec, arguments, name)
+                else:
+                    result = self.run_block(call, module, spec, arguments)
+            ports = [port for port, _ in call.outputs]
+            if isinstance(result, Tensor):
+                result = {ports[0]: result}
+            if set(result) != set(ports):
+                raise AssertionError(f"'{call.module}' returned {sorted(result)}, not {ports}")
+            for port, key in call.outputs:
+                values[key] = result[port]
+            self.record(name, result)
+            if self.trace is not None:
+                self.trace.flops[name] = counter.get_total_flops() // self.batch
+
+    def run_block(
+        self, call: Call, module: nn.Module, spec: GraphSpec, arguments: dict[str, Any]
+    ) -> Any:
+        try:
+            return module(**arguments)
+        except Exception as error:
+            node = spec.calls[call.name]
+            given = ", ".join(
+                f"{port} {_shape(value)} from {node.inputs[port].key}"
+                for port, value in arguments.items()
+            )
+            reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+            extra = "" if self.batch == BATCHES[0] else f" (only with batch size {self.batch})"
+            self.problems.add(
+                call.place,
+                f"node '{call.name}' fails{extra}: '{call.module}' got {given}: {reason}.",
+            )
+            raise _Failed from error
+
+    def run_sub_graph(
+        self,
+        call: Call,
+        module: SubGraph,
+        spec: GraphSpec,
+        arguments: dict[str, Any],
+        name: str,
+    ) -> dict[str, Tensor]:
+        node = spec.calls[call.name]
+        inner = module.spec
+        free: dict[str, int] = {}
+        for port, item in inner.inputs.items():
+            value = arguments.get(port)
+            if value is not None and not _fits(value, item, free):
+                source = node.inputs[port]
+                self.problems.add(
+                    node.ports[port],
+                    f"'{call.module}.{port}' takes {_declared(item)} ({item.place}), but "
+                    f"{source.key} is {_shape(value)}.",
+                )
+                raise _Failed
+        values = {f"batch.{port}": arguments.get(port) for port in inner.inputs}
+        self.run_calls(module.calls, module, inner, values, f"{name}/")
+        return {port: values[key] for port, key in module.results}
+
+    def record(self, name: str, result: Mapping[str, Tensor]) -> None:
+        if self.trace is not None:
+            self.trace.shapes[name] = {port: tuple(value.shape) for port, value in result.items()}
+            self.trace.dtypes[name] = {
+                port: str(value.dtype).removeprefix("torch.") for port, value in result.items()
+            }
+
+
+def _fits(value: Tensor, item: Input, free: dict[str, int]) -> bool:
+    """Whether a tensor has the declared shape; a letter stands for one size in all ports."""
+    if value.dim() != len(item.shape) or str(value.dtype) != f"torch.{item.dtype}":
+        return False
+    return all(
+        free.setdefault(size, actual) == actual if isinstance(size, str) else size == actual
+        for size, actual in zip(item.shape, value.shape)
+    )
+
+
+def _shape(value: Tensor | None) -> str:
+    if value is None:
+        return "nothing"
+    kind = "" if value.is_floating_point() else f" {str(value.dtype).removeprefix('torch.')}"
+    return f"{list(value.shape)}{kind}"
+
+
+def _declared(item: Input) -> str:
+    kind = "" if item.dtype == "float32" else f" {item.dtype}"
+    return f"[{', '.join(str(size) for size in item.shape)}]{kind}"
+
+
+def _gradients(graph: Graph, values: dict[str, Any], trace: Trace) -> None:
+    """Which parameters each loss reaches, from autograd itself."""
+    named = {key: p for key, p in graph.named_parameters() if p.requires_grad}
+    for name in graph.spec.losses:
+        loss = next(value for key, value in values.items() if key.startswith(f"{name}."))
+        trace.reached[name] = set()
+        if loss.requires_grad and named:
+            gradients = torch.autograd.grad(
+                loss, list(named.values()), retain_graph=True, allow_unused=True
+            )
+            trace.reached[name] = {
+                key for key, gradient in zip(named, gradients) if gradient is not None
+            }
+
+
+def _report_reach(graph: Graph, trace: Trace, problems: Problems) -> None:
+    spec = graph.spec
+    for name, loss in spec.losses.items():
+        if loss.active and not trace.reached[name]:
+            problems.add(
+                loss.place, f"loss '{name}' reaches no trained module{_cut(spec, name)}."
+            )
+    reached = set().union(*(trace.reached[name] for name in graph.losses))
+    for name, module in spec.modules.items():
+        if name in graph.frozen:
+            continue
+        own = [key for key, _ in graph.get_submodule(name).named_parameters(prefix=name)]
+        left = [key for key in own if key not in reached]
+        if left and len(left) == len(own):
+            problems.add(
+                module.place, f"module '{name}' is trained but reaches no loss{_ends(spec, name)}."
+            )
+        elif left:
+            problems.add(
+                module.place,
+                f"{len(left)} of {len(own)} parameters of '{name}' get no gradient from any loss, "
+                f"first '{left[0]}'.",
+            )
+
+
+def _cut(spec: GraphSpec, name: str) -> str:
+    """Walk up from a loss and name the detached edge or frozen module that cuts the gradient."""
+    waiting, seen = [name], set()
+    while waiting:
+        node = spec.calls[waiting.pop(0)]
+        for port, source in node.inputs.items():
+            if source.node == "batch" or source.node in seen:
+                continue
+            seen.add(source.node)
+            if port in node.detach:
+                return f": node '{node.name}' detaches '{port}' ({node.ports[port]})"
+            above = spec.calls[source.node]
+            if spec.modules[above.call].is_teacher:
+                return f": node '{above.name}' calls the teacher '{above.call}' ({above.place})"
+            waiting.append(source.node)
+    return ""
+
+
+def _ends(spec: GraphSpec, name: str) -> str:
+    """Where the gradient path of a module's calls ends: the first detached edge below them."""
+    below = {node.name for node in spec.calls.values() if node.call == name}
+    for node in spec.calls.values():
+        for port, source in node.inputs.items():
+            if source.node in below:
+                if port in node.detach:
+                    return f": node '{node.name}' detaches '{port}' ({node.ports[port]})"
+                below.add(node.name)
+    return ""

@@ -1,0 +1,414 @@
+"""The Graph: a plain ``nn.Module`` whose forward is a loop over the calls of a graph file."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avssl.errors import UserError
+from avssl.graph.names import connect
+from avssl.graph.source import Document, Place, Problems
+from avssl.graph.spec import (
+    GraphSpec,
+    Input,
+    Module,
+    ModuleOptions,
+    Node,
+    Reference,
+    read_graph,
+    split_reference,
+)
+from avssl.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Call:
+    """One step of the forward loop, with everything looked up beforehand."""
+
+    name: str
+    module: str
+    inputs: tuple[tuple[str, str], ...]  # (port, key of the value)
+    detach: tuple[str, ...]
+    outputs: tuple[tuple[str, str], ...]  # (output port, key of the value)
+    no_grad: bool
+    place: Place
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss of a graph: its weight over the stage."""
+
+    weight: Schedule
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An EMA teacher: the module it follows, and how slowly."""
+
+    source: str
+    momentum: Schedule
+
+
+def execute(
+    calls: Sequence[Call], modules: Mapping[str, nn.Module | None], values: dict[str, Any]
+) -> None:
+    """Run calls in order on ``values`` (keys ``batch.x`` and ``node.port``), which they extend."""
+    for call in calls:
+        arguments = {port: values[key] for port, key in call.inputs}
+        for port in call.detach:
+            arguments[port] = arguments[port].detach()
+        module = modules[call.module]
+        assert module is not None
+        if call.no_grad:
+            with torch.no_grad():
+                result = module(**arguments)
+        else:
+            result = module(**arguments)
+        if isinstance(result, Tensor):
+            values[call.outputs[0][1]] = result
+        else:
+            for port, key in call.outputs:
+                values[key] = result[port]
+
+
+def execute_located(
+    calls: Sequence[Call], modules: Mapping[str, nn.Module | None], values: dict[str, Any]
+) -> None:
+    """Run calls as ``execute`` does; an exception names the node it rose in and where that is."""
+    if torch.compiler.is_compiling():
+        execute(calls, modules, values)
+        return
+    for call in calls:
+        try:
+            execute((call,), modules, values)
+        except Exception as error:
+            note = f"in node '{call.name}' ({call.place}), which calls '{call.module}'"
+            error.__notes__ = [*getattr(error, "__notes__", []), note]  # add_note is Python 3.11
+            raise
+
+
+class SubGraph(nn.Module):
+    """A sub-graph as a module: its inputs are ports, its ``outputs`` are named tensors."""
+
+    def __init__(self, spec: GraphSpec, problems: Problems, path: str) -> None:
+        super().__init__()
+        self.spec = spec
+        self.outputs = tuple(spec.outputs)
+        _add_modules(self, spec, problems, path)
+        self.calls = plan(spec, [source.key for source in spec.outputs.values()])
+        self.results = tuple((name, source.key) for name, source in spec.outputs.items())
+
+    def forward(self, **inputs: Tensor | None) -> Tensor | dict[str, Tensor]:
+        """Run the sub-graph; inputs that are left out must be optional ones."""
+        values: dict[str, Any] = {f"batch.{name}": inputs.get(name) for name in self.spec.inputs}
+        execute_located(self.calls, self._modules, values)
+        if len(self.results) == 1:
+            return values[self.results[0][1]]
+        return {name: values[key] for name, key in self.results}
+
+
+class Graph(nn.Module):
+    """A trainable graph: named modules, calls that connect them, losses.
+
+    Example::
+
+        graph = Graph.from_file("configs/graphs/mavil_stage1.yaml", args={"width": 192})
+        losses = graph({"audio": mel, "video": clip})          # {"audio_raw": ..., "inter": ...}
+        pooled = graph(batch, ["a1.pooled"])["a1.pooled"]      # runs only what this needs
+
+    State-dict keys are ``<module>.<inner>``. Modules that never train (frozen, teachers) stay in
+    eval mode. A loss whose weight is 0 throughout is inactive: it is not run, nor is what only it
+    reads, and modules that only it would train do not train.
+    """
+
+    def __init__(self, spec: GraphSpec, problems: Problems) -> None:
+        """Build on the meta device; ``from_file`` and ``from_dict`` are the ways for users."""
+        super().__init__()
+        self.spec = spec
+        _add_modules(self, spec, problems, "")
+        self.losses = {n: Loss(_weight(loss)) for n, loss in spec.losses.items() if loss.active}
+        self.calls = plan(spec, [f"{name}.{_output(spec, name)}" for name in self.losses])
+        self.log = spec.log
+        self.teachers = {
+            name: Teacher(str(module.source), module.momentum)
+            for name, module in spec.modules.items()
+            if module.kind == "ema" and module.momentum is not None
+        }
+        self.options: dict[str, ModuleOptions] = {
+            name: module.options for name, module in spec.modules.items()
+        }
+        used = {call.module for call in self.calls}
+        self.frozen: set[str] = {
+            name
+            for name, module in spec.modules.items()
+            if module.is_teacher
+            or module.options.freeze
+            or (name not in used and bool(spec.losses))
+        }
+        for name in self.frozen & set(self._modules):
+            self.get_submodule(name).requires_grad_(False)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        args: Mapping[str, Any] | None = None,
+        references: Mapping[str, Reference] | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> "Graph":
+        """Read, build and initialise the graph of a YAML file.
+
+        Args:
+            path: the file.
+            args: values for its ``args`` section.
+            references: earlier stages that ``frozen_from`` and ``init_from`` name.
+            seed: each module is initialised from this and its own name, so that adding a module
+                leaves the others as they were.
+            device: where the parameters live.
+
+        Raises:
+            ConfigError: everything wrong with the file, each with ``file:line:col``.
+        """
+        problems = Problems()
+        place = Place("argument")
+        spec = read_graph(
+            Path(path), problems, args=args, references=references or {}, place=place
+        )
+        return cls._finish(spec, problems, references or {}, seed, device)
+
+    @classmethod
+    def from_dict(
+        cls,
+        structure: Mapping[str, Any],
+        *,
+        args: Mapping[str, Any] | None = None,
+        references: Mapping[str, Reference] | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> "Graph":
+        """The same from a Python dictionary of the same structure; sub-graph files are looked up
+        from the working folder upwards. Arguments and errors as ``from_file``."""
+        problems = Problems()
+        document = Document(dict(structure), "graph")
+        spec = read_graph(document, problems, args=args, references=references or {})
+        return cls._finish(spec, problems, references or {}, seed, device)
+
+    @classmethod
+    def from_spec(
+        cls,
+        spec: GraphSpec,
+        *,
+        references: Mapping[str, Reference] | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> "Graph":
+        """Build and initialise a graph that was read and checked before."""
+        problems = Problems()
+        graph = cls(spec, problems)
+        problems.raise_if_any()
+        graph.materialise(device)
+        graph.init_weights(seed, references=references)
+        return graph
+
+    @classmethod
+    def _finish(
+        cls,
+        spec: GraphSpec | None,
+        problems: Problems,
+        references: Mapping[str, Reference],
+        seed: int,
+        device: str | torch.device,
+    ) -> "Graph":
+        if spec is not None:
+            connect(spec, problems)
+        problems.raise_if_any()
+        assert spec is not None
+        return cls.from_spec(spec, references=references, seed=seed, device=device)
+
+    @property
+    def inputs(self) -> dict[str, Input]:
+        """What a batch must hold."""
+        return self.spec.inputs
+
+    def forward(
+        self, batch: Mapping[str, Tensor], outputs: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Compute losses, or the outputs asked for.
+
+        Args:
+            batch: one tensor for each input, shaped as ``inputs`` says.
+            outputs: loss names and ``node.port`` keys; by default every active loss.
+
+        Returns:
+            The unweighted losses, each a scalar, or the outputs, by the names asked for.
+        """
+        if outputs is None:
+            calls, keys = self.calls, {n: f"{n}.{_output(self.spec, n)}" for n in self.losses}
+        else:
+            keys = {name: self._key(name) for name in outputs}
+            calls = plan(self.spec, list(keys.values()))
+        values: dict[str, Any] = {f"batch.{name}": batch.get(name) for name in self.spec.inputs}
+        execute_located(calls, self._modules, values)
+        return {name: values[key] for name, key in keys.items()}
+
+    def _key(self, name: str) -> str:
+        node, _, port = name.partition(".")
+        if node == "batch" and port in self.spec.inputs:
+            return name
+        if node not in self.spec.calls:
+            raise UserError(f"the graph has no node '{node}'; it has {', '.join(self.spec.calls)}")
+        return f"{node}.{port or _output(self.spec, node)}"
+
+    def train(self, mode: bool = True) -> "Graph":
+        """Switch to training mode; frozen modules and teachers stay in eval mode."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
+
+    def materialise(self, device: str | torch.device) -> None:
+        """Move from the meta device: real memory, filled with NaN until it is initialised."""
+        self.to_empty(device=device)
+        for tensor in [*self.parameters(), *self.buffers()]:
+            if tensor.is_floating_point():
+                tensor.data.fill_(float("nan"))
+
+    @torch.no_grad()
+    def init_weights(
+        self, seed: int, *, references: Mapping[str, Reference] | None = None
+    ) -> None:
+        """Fill all parameters and buffers.
+
+        Every block is seeded by ``seed`` and its path. Modules with ``init_from`` or
+        ``frozen_from`` then take the weights of their reference, strictly; EMA teachers start as
+        copies of their source.
+        """
+        for path, module in self.named_modules():
+            if isinstance(module, (Graph, SubGraph)) or not hasattr(module, "init_weights"):
+                continue
+            if any(
+                not isinstance(self.get_submodule(parent), (Graph, SubGraph))
+                for parent in _parents(path)
+            ):
+                continue  # inside another block, which initialises it
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
+                module.init_weights()  # type: ignore[operator]
+        for name, module_spec in self.spec.modules.items():
+            reference = module_spec.options.init_from
+            if module_spec.kind == "frozen":
+                reference = module_spec.source
+            if reference is not None:
+                self._load_reference(name, reference, references or {})
+        for name, teacher in self.teachers.items():
+            source = self.get_submodule(teacher.source)
+            self.get_submodule(name).load_state_dict(source.state_dict())
+        for key, tensor in self.state_dict().items():
+            if tensor.is_floating_point() and tensor.isnan().any():
+                raise AssertionError(f"'{key}' was not initialised by its block's init_weights")
+
+    def _load_reference(
+        self, name: str, reference: str, references: Mapping[str, Reference]
+    ) -> None:
+        stage, _, module = split_reference(reference)
+        found = references.get(stage)
+        if found is None or found.weights is None:
+            raise UserError(
+                f"module '{name}' reads its weights from '{reference}', which is not available "
+                "here; train it with the experiment file that defines that stage"
+            )
+        prefix = f"{module}."
+        weights = {
+            key[len(prefix) :]: value
+            for key, value in found.weights().items()
+            if key.startswith(prefix)
+        }
+        target = self.get_submodule(name)
+        own = target.state_dict()
+        wrong = sorted(set(weights) ^ set(own)) + [
+            key for key in own if key in weights and own[key].shape != weights[key].shape
+        ]
+        if wrong:
+            raise UserError(
+                f"module '{name}' does not fit the weights of '{reference}': "
+                f"{len(wrong)} of {len(own)} tensors differ, first '{wrong[0]}'"
+            )
+        target.load_state_dict(weights)
+
+
+_TAKEN = ("losses", "calls", "log", "teachers", "options", "frozen", "results", "outputs")
+
+
+def _add_modules(parent: nn.Module, spec: GraphSpec, problems: Problems, path: str) -> None:
+    """Build every module of ``spec`` on the meta device; what a block refuses is reported."""
+    for name, module in spec.modules.items():
+        inner = f"{path}{name}"
+        if hasattr(parent, name) or name in _TAKEN:
+            problems.add(module.place, f"'{name}' cannot name a module here; choose another name.")
+        elif module.graph is not None:
+            parent.add_module(name, SubGraph(module.graph, problems, f"{inner}."))
+        elif module.block is not None:
+            built = _build(spec, module, problems, inner)
+            if built is not None:
+                parent.add_module(name, built)
+
+
+def _build(spec: GraphSpec, module: Module, problems: Problems, path: str) -> nn.Module | None:
+    assert module.block is not None
+    try:
+        with torch.device("meta"):
+            return spec.catalogue.block(module.block)(**module.arguments)
+    except (ValueError, UserError) as error:
+        problems.add(module.place, f"block '{module.block}' of '{path}': {error}.")
+    return None
+
+
+def plan(spec: GraphSpec, keys: Sequence[str]) -> tuple[Call, ...]:
+    """The calls that compute ``keys`` (nodes or ``node.port``), in order of execution."""
+    needed = {key.partition(".")[0] for key in keys}
+    calls: list[Call] = []
+    for node in reversed(spec.calls.values()):
+        if node.name in needed:
+            calls.append(_call(spec, node))
+            needed.update(source.node for source in node.inputs.values())
+    return tuple(reversed(calls))
+
+
+def _call(spec: GraphSpec, node: Node) -> Call:
+    module = spec.modules[node.call]
+    assert module.signature is not None
+    return Call(
+        node.name,
+        node.call,
+        tuple((port, source.key) for port, source in node.inputs.items()),
+        node.detach,
+        tuple((port, f"{node.name}.{port}") for port in module.signature.outputs),
+        module.is_teacher,
+        node.place,
+    )
+
+
+def _output(spec: GraphSpec, name: str) -> str:
+    """The only output port of a node."""
+    module = spec.modules[spec.calls[name].call]
+    assert module.signature is not None
+    if len(module.signature.outputs) != 1:
+        outputs = ", ".join(module.signature.outputs)
+        raise UserError(f"node '{name}' has several outputs; name one: {outputs}")
+    return module.signature.outputs[0]
+
+
+def _weight(loss: Node) -> Schedule:
+    assert loss.weight is not None
+    return loss.weight
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
