@@ -19,7 +19,8 @@ class Report:
     """A graph that passed: on the meta device, with what its dry run saw.
 
     ``graph`` and ``trace`` are None where modules are read from a stage that is not known here
-    (``spec.unresolved``): such a graph is checked in full through its experiment file.
+    (``spec.unresolved``): such a graph is checked in full through its experiment file. ``trace`` is
+    None for a sub-graph with free dimensions, whose shapes are checked where it is used.
     """
 
     spec: GraphSpec
@@ -61,4 +62,6 @@ def check_spec(spec: GraphSpec, problems: Problems) -> Report:
     graph = Graph(spec, problems)
     if len(problems.found) > before:
         return Report(spec, None, None)
+    if spec.free_dimensions and not spec.losses:
+        return Report(spec, graph, None)
     return Report(spec, graph, dry_run(graph, problems))

@@ -46,6 +46,7 @@ def dry_run(graph: Graph, problems: Problems) -> Trace:
     """Run ``graph`` (on the meta device) with two batch sizes and report what does not fit."""
     trace = Trace()
     spec = graph.spec
+    before = len(problems.found)
     modes = {name: module.training for name, module in graph.named_modules()}
     graph.train()
     try:
@@ -54,7 +55,7 @@ def dry_run(graph: Graph, problems: Problems) -> Trace:
             values = runner.run()
             if batch == BATCHES[0]:
                 _gradients(graph, values, trace)
-        if not problems.found and spec.losses:
+        if len(problems.found) == before and spec.losses:
             _report_reach(graph, trace, problems)
     except _Failed:
         pass
@@ -78,11 +79,15 @@ class _Runner:
         graph = self.graph
         values: dict[str, Any] = {}
         for name, item in graph.inputs.items():
+            if item.optional:
+                values[f"batch.{name}"] = None
+                continue
             shape = [self.sizes[size] if isinstance(size, str) else size for size in item.shape]
             values[f"batch.{name}"] = torch.zeros(
                 shape, dtype=getattr(torch, item.dtype), device="meta"
             )
-        self.record("batch", {name: values[f"batch.{name}"] for name in graph.inputs})
+        given = {name: values[f"batch.{name}"] for name in graph.inputs}
+        self.record("batch", {name: value for name, value in given.items() if value is not None})
         spec = graph.spec
         self.run_calls(plan(spec, list(spec.calls)), graph, spec, values, "")
         for name in spec.losses:

@@ -131,7 +131,9 @@ class Graph(nn.Module):
         self.spec = spec
         _add_modules(self, spec, problems, "")
         self.losses = {n: Loss(_weight(loss)) for n, loss in spec.losses.items() if loss.active}
-        self.calls = plan(spec, [f"{name}.{_output(spec, name)}" for name in self.losses])
+        self.calls = plan(spec, list(self.losses))
+        self._loss_keys = {name: f"{name}.{_output(spec, name)}" for name in self.losses}
+        self._plans: dict[tuple[str, ...], tuple[tuple[Call, ...], dict[str, str]]] = {}
         self.log = spec.log
         self.teachers = {
             name: Teacher(str(module.source), module.momentum)
@@ -249,10 +251,13 @@ class Graph(nn.Module):
             The unweighted losses, each a scalar, or the outputs, by the names asked for.
         """
         if outputs is None:
-            calls, keys = self.calls, {n: f"{n}.{_output(self.spec, n)}" for n in self.losses}
+            calls, keys = self.calls, self._loss_keys
         else:
-            keys = {name: self._key(name) for name in outputs}
-            calls = plan(self.spec, list(keys.values()))
+            asked = tuple(outputs)
+            if asked not in self._plans:
+                keys = {name: self._key(name) for name in asked}
+                self._plans[asked] = (plan(self.spec, list(keys.values())), keys)
+            calls, keys = self._plans[asked]
         values: dict[str, Any] = {f"batch.{name}": batch.get(name) for name in self.spec.inputs}
         execute_located(calls, self._modules, values)
         return {name: values[key] for name, key in keys.items()}

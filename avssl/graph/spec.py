@@ -138,8 +138,21 @@ class GraphSpec:
     @property
     def unresolved(self) -> list[str]:
         """Modules read from another stage that is not known here."""
-        return [name for name, module in self.modules.items() if module.source and not (
-            module.block or module.graph)]
+        return [
+            name
+            for name, module in self.modules.items()
+            if module.source and module.block is None and module.graph is None
+        ]
+
+    @property
+    def free_dimensions(self) -> bool:
+        """True where a required input has a dimension, other than the batch, that may vary."""
+        return any(
+            isinstance(size, str) and size != "B"
+            for item in self.inputs.values()
+            if not item.optional
+            for size in item.shape
+        )
 
 
 @dataclass(frozen=True)
