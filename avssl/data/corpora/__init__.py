@@ -1,0 +1,5 @@
+"""Built-in corpora: real files rendered once into a cache, so that a first run needs nothing to download."""
+
+from avssl.data.corpora.cache import ensure_corpus
+
+__all__ = ["ensure_corpus"]

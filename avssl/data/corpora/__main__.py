@@ -1,0 +1,27 @@
+"""A render process of `cache.py`: `python -m avssl.data.corpora ROOT SEED`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from avssl.data.corpora.render import render_clip
+
+
+def main() -> None:
+    """Clips come as lines `split index` on stdin, and each is answered by a line on stdout.
+
+    Ends when stdin closes, and so when its parent dies.
+    """
+    root, seed = Path(sys.argv[1]), int(sys.argv[2])
+    for line in sys.stdin:
+        split, index = line.split()
+        try:
+            render_clip(root, split, int(index), seed=seed)
+        except OSError as error:
+            print(f"error {error.strerror or error}", flush=True)
+            return
+        print("done", flush=True)
+
+
+main()

@@ -1,0 +1,257 @@
+"""A corpus in the cache: rendered once, by all cores, whole or not at all, and resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from avssl.data.corpora.picture import SIZE
+from avssl.data.corpora.render import clip_path
+from avssl.data.corpora.scene import CLASSES, FPS, FRAMES, SECONDS, make_scene, pitch
+from avssl.data.manifest import Clip, Manifest
+from avssl.errors import UserError
+
+VERSION = 1  # raise it with any change that alters a clip
+CLIPS = 2600
+_BYTES = 160_000  # of one clip with its wav, generously
+
+
+def ensure_corpus(
+    name: str, cache: Path | None = None, *, seed: int = 0, workers: int | None = None
+) -> Path:
+    """The manifest of a built-in corpus, rendered first if this cache does not hold it.
+
+    Args:
+        name: `scenes` (2,600 clips: 2,000 train, 200 val, 400 test) or `scenes-<clips>` for another number.
+        cache: folder; `$AVSSL_CACHE` or `~/.cache/avssl` when None.
+        seed: of the corpus; another seed gives other clips.
+        workers: render processes; one per available core when None.
+
+    Raises:
+        UserError: unknown corpus, a cache that cannot be written, or a full disk.
+
+    A killed render goes on where it stopped. Two processes that ask at the same time get the same files: the second
+    waits for the first.
+    """
+    sizes = _sizes(name)
+    cache = cache or Path(os.environ.get("AVSSL_CACHE") or "~/.cache/avssl")
+    cache = Path(cache).expanduser()
+    folder = cache / f"{name}-v{VERSION}-seed{seed}"
+    manifest = folder / "manifest.csv"
+    if manifest.exists():
+        return manifest
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _lock(cache / f"{folder.name}.lock"):
+            if not manifest.exists():
+                partial = cache / f"{folder.name}.partial"
+                partial.mkdir(exist_ok=True)
+                _render(partial, sizes, seed=seed, workers=workers or _cores())
+                _manifest(partial, sizes, seed=seed).write(partial / "manifest.csv")
+                os.rename(partial, folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot render corpus '{name}' into {cache}: {error.strerror or error}; "
+            "set AVSSL_CACHE to a folder that can be written"
+        ) from None
+    return manifest
+
+
+def _sizes(name: str) -> dict[str, int]:
+    """Clips per split: 10 : 1 : 2, val and test in multiples of the number of classes."""
+    match = re.fullmatch(r"scenes(?:-(\d+))?", name)
+    if not match:
+        raise UserError(
+            f"no built-in corpus '{name}'; there are 'scenes' and 'scenes-<clips>', such as scenes-48"
+        )
+    clips, step = int(match[1] or CLIPS), len(CLASSES)
+    if clips < 3 * step:
+        raise UserError(
+            f"corpus '{name}' is too small: at least {3 * step} clips, one of each class in each split"
+        )
+    val = max(step, round(clips / 13 / step) * step)
+    test = max(step, round(clips * 2 / 13 / step) * step)
+    return {"train": clips - val - test, "val": val, "test": test}
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time; the operating system lets go of it when a process dies."""
+    import fcntl
+
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(
+                f"waiting for another process that renders {path.stem}", file=sys.stderr, flush=True
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _render(root: Path, sizes: dict[str, int], *, seed: int, workers: int) -> None:
+    """Render what is missing, in processes of their own.
+
+    They are started as commands, not forked or spawned from this interpreter: no CUDA context, thread or unguarded
+    main script can get in the way, and a data-loading worker may start them too.
+    """
+    todo = [(split, index) for split, count in sizes.items() for index in range(count)]
+    total = len(todo)
+    todo = [item for item in todo if not clip_path(root, *item).with_suffix(".wav").exists()]
+    _check_space(root, len(todo))
+    package = str(Path(__file__).resolve().parents[3])
+    environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [package, os.environ.get("PYTHONPATH")])
+    )
+    command = [sys.executable, "-m", "avssl.data.corpora", str(root.resolve()), str(seed)]
+    todo.reverse()
+    processes: list[subprocess.Popen[str]] = []
+    with _progress(root.stem, total) as advance, selectors.DefaultSelector() as selector:
+        advance(total - len(todo))
+        try:
+            for _ in range(min(workers, len(todo))):
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=environment,
+                )
+                processes.append(process)
+                selector.register(process.stdout, selectors.EVENT_READ, process)
+                _hand_out(process, todo)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    process = key.data
+                    answer = process.stdout.readline().strip()
+                    if answer == "done":
+                        advance(1)
+                        if not _hand_out(process, todo):
+                            selector.unregister(process.stdout)
+                    elif answer.startswith("error "):
+                        raise OSError(errno.EIO, answer[6:])
+                    else:
+                        raise OSError(
+                            errno.EIO, f"a render process ended with code {process.wait()}"
+                        )
+        finally:
+            for process in processes:
+                process.stdin.close()
+                process.terminate()
+                process.wait()
+                process.stdout.close()
+
+
+def _hand_out(process: subprocess.Popen[str], todo: list[tuple[str, int]]) -> bool:
+    """Give a process its next clip; False when none is left."""
+    if not todo:
+        return False
+    split, index = todo.pop()
+    process.stdin.write(f"{split} {index}\n")
+    process.stdin.flush()
+    return True
+
+
+def _check_space(root: Path, clips: int) -> None:
+    free = shutil.disk_usage(root).free
+    if free < clips * _BYTES:
+        raise UserError(
+            f"the corpus needs {clips * _BYTES / 1e6:.0f} MB in {root.parent}, and {free / 1e6:.0f} MB are free; "
+            "make room or set AVSSL_CACHE to a folder on another disk"
+        )
+
+
+@contextlib.contextmanager
+def _progress(title: str, total: int) -> Iterator:
+    """A bar with the time left on a terminal, a line every ten seconds elsewhere; gives `advance(count)`."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(f"rendering {title}", total=total)
+            yield lambda count: progress.advance(task, count)
+        return
+    start, state = time.monotonic(), {"done": 0, "first": -1, "said": 0.0}
+
+    def advance(count: int) -> None:
+        if state["first"] < 0:
+            state["first"] = count  # what an earlier, killed render left
+        state["done"] += count
+        passed = time.monotonic() - start
+        new = state["done"] - state["first"]
+        if new and (passed - state["said"] > 10 or state["done"] == total):
+            state["said"] = passed
+            left = passed / new * (total - state["done"])
+            print(
+                f"rendering {title}: {state['done']}/{total} clips, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    yield advance
+
+
+def _manifest(root: Path, sizes: dict[str, int], *, seed: int) -> Manifest:
+    """Rows in the order train, val, test; the extra columns are the scene's numbers."""
+    clips = []
+    for split, count in sizes.items():
+        for index in range(count):
+            scene = make_scene(split, index, seed=seed)
+            path = clip_path(root, split, index).relative_to(root)
+            clips.append(
+                Clip(
+                    path=path.as_posix(),
+                    label=scene.name,
+                    text=scene.text,
+                    split=split,
+                    reader="decord",
+                    has_video=True,
+                    has_audio=True,
+                    duration=SECONDS,
+                    fps=float(FPS),
+                    frames=FRAMES,
+                    width=SIZE,
+                    height=SIZE,
+                    wav=path.with_suffix(".wav").as_posix(),
+                    sound_duration=SECONDS,
+                    extra={
+                        "radius": f"{scene.radius:.4f}",
+                        "pitch": f"{pitch(scene.radius):.1f}",
+                        "material": f"{scene.material:.3f}",
+                        "distance": f"{scene.distance:.3f}",
+                        "room": f"{scene.room:.3f}",
+                        "effort": f"{scene.effort:.3f}",
+                    },
+                )
+            )
+    return Manifest(root, clips)

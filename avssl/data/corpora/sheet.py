@@ -1,0 +1,73 @@
+"""Contact sheet of a corpus: per class, frames over time above the log-mel spectrogram of the sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from avssl.data.corpora.picture import make_picture
+from avssl.data.corpora.scene import CLASSES, FPS, FRAMES, SECONDS, make_scene
+from avssl.data.corpora.sound import SAMPLE_RATE, make_sound
+
+
+def contact_sheet(path: Path, *, seed: int = 0, columns: int = 2, shown: int = 12) -> None:
+    """Write a picture of `columns` training clips of each class, `shown` frames of each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    step = FRAMES // shown
+    figure, axes = pyplot.subplots(
+        len(CLASSES) * 2,
+        columns,
+        figsize=(7.2 * columns, 1.62 * len(CLASSES)),
+        height_ratios=[1, 1.3] * len(CLASSES),
+    )
+    for label in range(len(CLASSES)):
+        for column in range(columns):
+            scene = make_scene("train", label + column * len(CLASSES), seed=seed)
+            frames = make_picture(scene)[::step]
+            top, below = axes[2 * label, column], axes[2 * label + 1, column]
+            top.imshow(
+                np.concatenate(list(frames), axis=1), extent=(0, SECONDS, 0, SECONDS / shown)
+            )
+            top.set_title(scene.text, fontsize=9, pad=2)
+            below.imshow(
+                _log_mel(make_sound(scene)),
+                origin="lower",
+                aspect="auto",
+                extent=(0, SECONDS, 0, 64),
+                cmap="magma",
+            )
+            for axis in (top, below):
+                axis.set_axis_off()
+    figure.subplots_adjust(
+        left=0.005, right=0.995, top=0.985, bottom=0.005, hspace=0.12, wspace=0.02
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=72)
+    pyplot.close(figure)
+    _shrink(path)
+
+
+def _shrink(path: Path) -> None:
+    """Store with 256 colours: a third of the size."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+
+
+def _log_mel(sound: np.ndarray, bins: int = 64) -> np.ndarray:
+    """[bins, frames] in nepers, from a 25 ms Hann window every 10 ms."""
+    import torch
+    import torchaudio
+
+    window, hop = SAMPLE_RATE // 40, SAMPLE_RATE // 100
+    mel = torchaudio.transforms.MelSpectrogram(
+        SAMPLE_RATE, n_fft=512, win_length=window, hop_length=hop, n_mels=bins
+    )(torch.from_numpy(sound))
+    return np.maximum(mel.clamp_min(1e-6).log().numpy(), -9)

@@ -1,0 +1,30 @@
+"""Render a built-in corpus into the cache, or draw its contact sheet."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from avssl.data.corpora import ensure_corpus
+from avssl.data.corpora.sheet import contact_sheet
+from avssl.errors import run_tool
+
+
+@run_tool
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", nargs="?", default="scenes", help="scenes, or scenes-<clips>")
+    parser.add_argument("--cache", type=Path, help="default: $AVSSL_CACHE or ~/.cache/avssl")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, help="render processes; default: one per core")
+    parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw one clip per class")
+    options = parser.parse_args()
+    if options.contact_sheet:
+        contact_sheet(options.contact_sheet, seed=options.seed)
+        print(options.contact_sheet)
+        return
+    print(ensure_corpus(options.name, options.cache, seed=options.seed, workers=options.workers))
+
+
+if __name__ == "__main__":
+    main()
