@@ -1,0 +1,29 @@
+"""Initial weights of ViT-like blocks, as MAE and AudioMAE set them.
+
+| parameter | value |
+|---|---|
+| weights of linear layers, qkv as one matrix | Xavier uniform |
+| patch convolutions | Xavier uniform over [out, in * kernel] |
+| biases | 0 |
+| LayerNorm | weight 1, bias 0 |
+| CLS and mask tokens | normal, std 0.02 |
+"""
+
+from torch import Tensor, nn
+
+
+def init_layers(module: nn.Module) -> None:
+    """Set every linear layer, patch convolution and LayerNorm inside ``module``."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+            nn.init.xavier_uniform_(layer.weight.data.view(layer.weight.shape[0], -1))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.LayerNorm):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def init_token(token: Tensor) -> None:
+    """Set a learned CLS or mask token."""
+    nn.init.normal_(token, std=0.02)

@@ -1,0 +1,91 @@
+"""Single layers: linear, LayerNorm, and the head that predicts the values of patches.
+
+Letters: B batch, N tokens, D width, P values of a patch.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+from avssl.blocks.init import init_layers
+from avssl.registry import register
+
+
+@register("linear")
+class Linear(nn.Module):
+    """A linear layer over the last axis.
+
+    Example::
+
+        layer = Linear(width=768, out=512)
+        layer.init_weights()
+        layer(torch.zeros(2, 103, 768)).shape  # [2, 103, 512]
+    """
+
+    outputs = ("out",)
+
+    def __init__(self, *, width: int, out: int, bias: bool = True) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, out, bias=bias)
+
+    def init_weights(self) -> None:
+        init_layers(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., width]. Returns [..., out]."""
+        return self.proj(x)
+
+
+@register("layer_norm")
+class LayerNorm(nn.Module):
+    """LayerNorm with weight and bias over the last axis.
+
+    Example::
+
+        norm = LayerNorm(width=512)
+        norm.init_weights()
+        norm(torch.zeros(2, 513, 512)).shape  # [2, 513, 512]
+    """
+
+    outputs = ("out",)
+
+    def __init__(self, *, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def init_weights(self) -> None:
+        init_layers(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., D]. Returns the same shape."""
+        return self.norm(x)
+
+
+@register("patch_head")
+class PatchHead(nn.Module):
+    """Predicts the values of each patch from its token, in the order of ``patchify``.
+
+    Args:
+        width: D.
+        patch: lengths of a patch, for example [16, 16] or [2, 16, 16].
+        channels: channels of the input.
+
+    Example::
+
+        head = PatchHead(width=512, patch=[2, 16, 16], channels=3)
+        head.init_weights()
+        head(torch.zeros(2, 784, 512)).shape  # [2, 784, 1536]
+    """
+
+    outputs = ("patches",)
+
+    def __init__(self, *, width: int, patch: list[int], channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, math.prod(patch) * channels)
+
+    def init_weights(self) -> None:
+        init_layers(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, N, D]. Returns [B, N, P]."""
+        return self.proj(x)

@@ -1,0 +1,131 @@
+"""Fixed sine-cosine position codes over a grid of patches.
+
+2-D as in MAE (arXiv 2111.06377), separable 3-D as in MAE-ST (arXiv 2205.09113).
+
+Letters: B batch, N patches, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from avssl.ops.patches import patch_grid
+from avssl.registry import register
+
+
+def sincos_1d(position: Tensor, width: int) -> Tensor:
+    """Codes of positions: ``width / 2`` sines, then as many cosines, wavelengths 2 pi to 20000 pi.
+
+    Args:
+        position: [N], in patches.
+
+    Returns:
+        float64 [N, width].
+    """
+    frequency = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+    angle = position.double()[:, None] * frequency[None, :]  # [N, width / 2]
+    return torch.cat([angle.sin(), angle.cos()], dim=1)  # [N, width]
+
+
+def sincos_table_2d(grid: list[int], width: int) -> Tensor:
+    """Codes of a row-major grid; as in MAE the first half of the channels tells the *column*.
+
+    Returns:
+        float64 [rows * columns, width].
+    """
+    row, column = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
+    halves = [sincos_1d(column.flatten(), width // 2), sincos_1d(row.flatten(), width // 2)]
+    return torch.cat(halves, dim=1)
+
+
+def sincos_table_3d(grid: list[int], width: int) -> Tensor:
+    """Separable codes of a grid of tubelets: D/4 channels for time, then 3D/4 for the place (2-D).
+
+    Returns:
+        float64 [frames * rows * columns, width].
+    """
+    frames, place = grid[0], sincos_table_2d(grid[1:], width - width // 4)
+    time = sincos_1d(torch.arange(frames), width // 4)
+    return torch.cat(
+        [time.repeat_interleave(len(place), dim=0), place.repeat(frames, 1)], dim=1
+    )  # [N, D]
+
+
+class _FixedPositions(nn.Module):
+    """Adds a fixed table; the row of a leading CLS token is zero."""
+
+    outputs = ("tokens",)
+    table: Tensor
+
+    def __init__(self, *, width: int, size: list[int], patch: list[int], cls: bool) -> None:
+        super().__init__()
+        self.width, self.cls = width, cls
+        self.grid = patch_grid(size, patch)
+        rows = torch.Size(self.grid).numel() + cls
+        self.register_buffer("table", torch.empty(1, rows, width, dtype=torch.float32))
+
+    def fill(self, codes: Tensor) -> None:
+        self.table[:, : int(self.cls)] = 0
+        self.table[:, int(self.cls) :] = codes.to(self.table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, N, D], or [B, 1 + N, D] with ``cls``. Returns the same shape."""
+        if x.shape[1] != self.table.shape[1]:
+            raise ValueError(
+                f"{x.shape[1]} tokens came, but the positions are those of {self.table.shape[1]} "
+                f"(a grid of {self.grid}{' and a CLS token' if self.cls else ''})"
+            )
+        return x + self.table  # [B, N, D]
+
+
+@register("sincos_2d")
+class SinCos2d(_FixedPositions):
+    """Adds fixed 2-D codes to the tokens of an image or a spectrogram.
+
+    Args:
+        width: D, a multiple of 4.
+        size: lengths of the input, for example [1024, 128] frames x bins.
+        patch: lengths of a patch, for example [16, 16].
+        cls: the tokens begin with a CLS token, whose row is zero.
+
+    Example::
+
+        positions = SinCos2d(width=768, size=[1024, 128], patch=[16, 16])
+        positions.init_weights()
+        tokens = positions(torch.zeros(2, 512, 768))
+    """
+
+    def __init__(self, *, width: int, size: list[int], patch: list[int], cls: bool = False) -> None:
+        if width % 4 or len(size) != 2:
+            raise ValueError(f"sincos_2d needs a width divisible by 4 and 2 sizes: {width}, {size}")
+        super().__init__(width=width, size=size, patch=patch, cls=cls)
+
+    def init_weights(self) -> None:
+        self.fill(sincos_table_2d(self.grid, self.width))
+
+
+@register("sincos_3d")
+class SinCos3d(_FixedPositions):
+    """Adds fixed separable codes to the tokens of a clip: D/4 channels time, 3D/4 place.
+
+    Args:
+        width: D, a multiple of 16.
+        size: lengths of the input, for example [8, 224, 224] frames x height x width.
+        patch: lengths of a tubelet, for example [2, 16, 16].
+        cls: the tokens begin with a CLS token, whose row is zero.
+
+    Example::
+
+        positions = SinCos3d(width=768, size=[8, 224, 224], patch=[2, 16, 16])
+        positions.init_weights()
+        tokens = positions(torch.zeros(2, 784, 768))
+    """
+
+    def __init__(self, *, width: int, size: list[int], patch: list[int], cls: bool = False) -> None:
+        if width % 16 or len(size) != 3:
+            raise ValueError(
+                f"sincos_3d needs a width divisible by 16 and 3 sizes: {width}, {size}"
+            )
+        super().__init__(width=width, size=size, patch=patch, cls=cls)
+
+    def init_weights(self) -> None:
+        self.fill(sincos_table_3d(self.grid, self.width))

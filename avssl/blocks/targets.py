@@ -1,0 +1,91 @@
+"""Targets of reconstruction: patch values, and normalised teacher features.
+
+Letters: B batch, C channels, N patches, P values of a patch, D width.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avssl.ops.patches import patch_statistics, patchify
+from avssl.registry import register
+
+
+class _Patchify(nn.Module):
+    """Cuts the input into patches; optionally each patch gets mean 0 and variance 1."""
+
+    outputs = ("patches",)
+
+    def __init__(self, *, patch: list[int], normalize: bool) -> None:
+        super().__init__()
+        self.patch, self.normalize = list(patch), normalize
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, C, *size]. Returns [B, N, P], channels last within a patch."""
+        patches = patchify(x, self.patch)  # [B, N, P]
+        if self.normalize:
+            mean, std = patch_statistics(patches)
+            patches = (patches - mean) / std
+        return patches
+
+
+@register("patchify_2d")
+class Patchify2d(_Patchify):
+    """The patch values of an image or a spectrogram.
+
+    Args:
+        patch: rows and columns of a patch.
+        normalize: subtract each patch's mean, divide by sqrt(unbiased variance + 1e-6).
+
+    Example::
+
+        Patchify2d(patch=[16, 16])(torch.randn(2, 1, 1024, 128)).shape  # [2, 512, 256]
+    """
+
+    def __init__(self, *, patch: list[int], normalize: bool = True) -> None:
+        if len(patch) != 2:
+            raise ValueError(f"patchify_2d needs a patch of 2 lengths, not {patch}")
+        super().__init__(patch=patch, normalize=normalize)
+
+
+@register("patchify_3d")
+class Patchify3d(_Patchify):
+    """The tubelet values of a clip.
+
+    Args:
+        patch: frames, rows and columns of a tubelet.
+        normalize: subtract each tubelet's mean, divide by sqrt(unbiased variance + 1e-6).
+
+    Example::
+
+        Patchify3d(patch=[2, 16, 16])(torch.randn(2, 3, 8, 224, 224)).shape  # [2, 784, 1536]
+    """
+
+    def __init__(self, *, patch: list[int], normalize: bool = True) -> None:
+        if len(patch) != 3:
+            raise ValueError(f"patchify_3d needs a patch of 3 lengths, not {patch}")
+        super().__init__(patch=patch, normalize=normalize)
+
+
+@register("target_norm")
+class TargetNorm(nn.Module):
+    """Normalises teacher features before they become targets.
+
+    Args:
+        kind: "none" passes them, "layer" is LayerNorm without weight and bias.
+
+    Example::
+
+        TargetNorm(kind="layer")(torch.randn(2, 512, 768)).std(-1)  # ones
+    """
+
+    outputs = ("target",)
+
+    def __init__(self, *, kind: Literal["none", "layer"] = "none") -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, N, D]. Returns [B, N, D]."""
+        return x if self.kind == "none" else F.layer_norm(x, x.shape[-1:], eps=1e-6)

@@ -1,0 +1,1 @@
+"""Losses: registered modules that return one scalar, one file per family."""

@@ -1,0 +1,1 @@
+"""Operations that blocks and losses share: attention, seeded draws, gathering, patches."""

@@ -1,0 +1,78 @@
+"""Cutting pictures, spectrograms and clips into patches, and putting them together again.
+
+Letters: B batch, C channels, N patches, P values of a patch.
+"""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def patch_grid(size: Sequence[int], patch: Sequence[int]) -> list[int]:
+    """Patches along each axis.
+
+    Args:
+        size: lengths of the axes, for example frames x bins, or frames x height x width.
+        patch: lengths of a patch along the same axes.
+
+    Raises:
+        ValueError: the number of axes differs, or an axis is not a whole number of patches.
+    """
+    if len(size) != len(patch):
+        raise ValueError(
+            f"size {list(size)} has {len(size)} axes but patch {list(patch)} {len(patch)}"
+        )
+    if any(s % p for s, p in zip(size, patch, strict=True)):
+        raise ValueError(f"size {list(size)} is not a whole number of patches of {list(patch)}")
+    return [s // p for s, p in zip(size, patch, strict=True)]
+
+
+def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
+    """Cut into patches in row-major order; the values of a patch run over its axes, channels last.
+
+    That is the order of MAE: (row, column, channel) within each patch of an image.
+
+    Args:
+        x: [B, C, *size].
+        patch: lengths of a patch along each axis of ``size``.
+
+    Returns:
+        [B, N, P] with P = product of ``patch`` times C.
+    """
+    axes = len(patch)
+    grid = patch_grid(x.shape[2:], patch)
+    pairs = [length for pair in zip(grid, patch, strict=True) for length in pair]
+    x = x.reshape(*x.shape[:2], *pairs)  # [B, C, g0, p0, g1, p1, ...]
+    order = [0, *range(2, 2 + 2 * axes, 2), *range(3, 3 + 2 * axes, 2), 1]
+    return x.permute(order).reshape(x.shape[0], math.prod(grid), -1)  # [B, N, P]
+
+
+def unpatchify(patches: Tensor, size: Sequence[int], patch: Sequence[int]) -> Tensor:
+    """Undo ``patchify``.
+
+    Args:
+        patches: [B, N, P].
+        size: lengths of the axes of the result.
+        patch: lengths of a patch along the same axes.
+
+    Returns:
+        [B, C, *size].
+    """
+    axes = len(patch)
+    x = patches.reshape(patches.shape[0], *patch_grid(size, patch), *patch, -1)
+    pairs = [axis for i in range(axes) for axis in (1 + i, 1 + axes + i)]
+    return x.permute(0, 1 + 2 * axes, *pairs).reshape(x.shape[0], -1, *size)
+
+
+def patch_statistics(patches: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """Mean and sqrt(unbiased variance + eps) of each patch, as MAE normalises its targets.
+
+    Args:
+        patches: [B, N, P].
+
+    Returns:
+        two tensors [B, N, 1].
+    """
+    mean = patches.mean(-1, keepdim=True)  # [B, N, 1]
+    return mean, (patches.var(-1, keepdim=True) + eps).sqrt()  # [B, N, 1]
