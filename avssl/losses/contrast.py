@@ -38,9 +38,9 @@ class InfoNce(nn.Module):
     """-(1/B) sum_i log softmax_k(cos(a_i, b_k) / temperature) at k = i; row i of both is a clip.
 
     Args:
-        temperature: divides the cosines; at random weights the loss is near log G for every value.
+        temperature: divides the cosines; a small one sharpens.
         two_way: the mean of both directions, a to b and b to a.
-        gather: negatives come from the batches of all ranks (with gradients), not this rank's alone.
+        gather: negatives come from all ranks (with gradients), not from this one alone.
 
     Example::
 

@@ -36,10 +36,10 @@ def attention_backend() -> Backend:
     """The backend that ``attention`` uses, chosen at the first call and kept for the process.
 
     In order: the name given to ``set_attention_backend``; xformers, where CUDA is present and its
-    kernels run on this machine (tried once on a small half-precision input, forward and backward);
-    SDPA elsewhere. What xformers cannot take falls to SDPA call by call: tensors on CPU or meta,
-    single precision, head widths that are no multiple of 8, and code inside ``torch.compile``, where
-    SDPA is traced without a break and reaches the same kind of fused kernel.
+    kernels run on this machine (tried once on a small half-precision input, forward and
+    backward); SDPA elsewhere. What xformers cannot take falls to SDPA call by call: tensors on CPU
+    or meta, single precision, head widths that are no multiple of 8, and code inside
+    ``torch.compile``, where SDPA is traced without a break and reaches the same kind of kernel.
     """
     global _automatic
     if _override is not None:

@@ -1,0 +1,1 @@
+"""Benchmarks, one file each; ``tools/bench.py`` runs them."""
