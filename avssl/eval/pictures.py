@@ -193,12 +193,12 @@ def read_metrics(path: Path) -> tuple[dict[str, Points], list[tuple[int, str]]]:
     """
     series: dict[str, Points] = {}
     bounds: list[tuple[int, str]] = []
-    start = last = 0
+    start, last = 0, -1
     for line in path.read_text().splitlines():
         row = json.loads(line)
         stage, step = str(row.pop("stage")), int(row.pop("step"))
         if not bounds or bounds[-1][1] != stage:
-            start = last
+            start = last + 1
             bounds.append((start, stage))
         last = max(last, start + step)
         for name, value in _flat(row, ""):
@@ -238,7 +238,7 @@ def _stages(points: Points, bounds: Sequence[tuple[int, str]]) -> list[Points]:
     """The points of each stage that has any: a curve is not drawn from one stage to the next."""
     ends = [start for start, _ in bounds[1:]] + [math.inf]
     parts = [
-        [point for point in points if start < point[0] <= end or point[0] == start == 0]
+        [point for point in points if start <= point[0] < end]
         for (start, _), end in zip(bounds, ends, strict=True)
     ]
     return [part for part in parts if part]

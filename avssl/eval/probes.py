@@ -61,7 +61,9 @@ def probe(graph: nn.Module, config: ProbeConfig, loaders: Mapping[str, Loader]) 
     Keys: "retrieval/audio_to_video_r1", "retrieval/audio_to_video_median" and the way back,
     "knn/audio" (leave one out, 20 neighbours), "rankme/audio", and so on for each tower.
     """
-    features = embed(graph, config.towers, loaders["val"], device=_device(graph), clips=config.clips)
+    features = embed(
+        graph, config.towers, loaders["val"], device=_device(graph), clips=config.clips
+    )
     figures: dict[str, float] = {}
     for name, found in retrievals(features).items():
         figures[f"retrieval/{name}_r1"] = found.r1

@@ -1,0 +1,22 @@
+"""Which tests run: `gpu` needs a CUDA device, `long` is asked for with --long."""
+
+import os
+
+# before torch is imported: the tests' tensors are small, more threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests that take minutes as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    import torch
+
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, none found"))
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes, run with --long"))

@@ -1,0 +1,147 @@
+"""Reconstructions are right to the pixel, and every picture and report is written."""
+
+import json
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+import torch
+
+from avssl.eval import pictures, report
+from avssl.eval.features import Features
+from avssl.eval.probes import evaluate
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((2, 1, 32, 16), (16, 8)), ((2, 3, 4, 32, 32), (2, 16, 16))]
+)
+def test_patches_come_back(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    patches = pictures.patchify(x, patch)
+    assert torch.equal(pictures.unpatchify(patches, patch, shape), x)
+
+
+def test_order_of_patches_and_values() -> None:
+    """Audio index t * 8 + f, video t * 196 + h * 14 + w; in a patch time, row, column, RGB."""
+    audio = torch.arange(64 * 8).view(1, 1, 64, 8).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    assert pictures.patchify(audio, (16, 16))[0, :, 0].tolist() == list(range(512))
+    video = torch.arange(4 * 196).view(1, 1, 4, 14, 14)
+    video = video.repeat_interleave(2, 2).repeat_interleave(16, 3).repeat_interleave(16, 4)
+    patches = pictures.patchify(video.expand(1, 3, 8, 224, 224), (2, 16, 16))
+    assert patches.shape == (1, 784, 1536) and patches[0, :, 0].tolist() == list(range(784))
+    inner = torch.arange(2 * 2 * 2 * 3).view(1, 2, 2, 2, 3).permute(0, 4, 1, 2, 3)
+    assert pictures.patchify(inner, (2, 2, 2)).flatten().tolist() == list(range(24))
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("paste", [True, False])
+def test_a_perfect_prediction_gives_the_input(normalized: bool, paste: bool) -> None:
+    x = torch.randn(2, 3, 4, 32, 32) * 3 + 1
+    patches = pictures.patchify(x, (2, 16, 16))
+    mask = torch.zeros(2, 8)
+    mask[:, 2:] = 1
+    target = patches
+    if normalized:  # unbiased variance + 1e-6, as the loss normalises its target
+        target = (patches - patches.mean(-1, keepdim=True)) / (
+            patches.var(-1, keepdim=True) + 1e-6
+        ).sqrt()
+    masked, shown = pictures.reconstruct(
+        x, target, mask, patch=[2, 16, 16], normalized=normalized, paste=paste
+    )
+    assert torch.allclose(shown, x, atol=1e-5)
+    assert torch.equal(masked.isnan(), pictures.unpatchify(
+        mask.unsqueeze(-1).expand_as(patches), (2, 16, 16), x.shape).bool())  # fmt: skip
+
+
+def test_paste_shows_visible_patches() -> None:
+    x = torch.randn(1, 1, 16, 16)
+    zeros = torch.zeros(1, 4, 64)
+    mask = torch.tensor([[0, 1, 1, 1]])
+    _, pasted = pictures.reconstruct(x, zeros, mask, patch=[8, 8], normalized=False)
+    _, bare = pictures.reconstruct(x, zeros, mask, patch=[8, 8], normalized=False, paste=False)
+    assert torch.equal(pasted[..., :8, :8], x[..., :8, :8]) and (pasted[..., 8:, :] == 0).all()
+    assert (bare == 0).all()
+
+
+def features(clips: int, start: int = 0) -> Features:
+    generator = torch.Generator().manual_seed(start)
+    x = torch.randn(clips, 8, generator=generator)
+    y = x + torch.randn(clips, 8, generator=generator)
+    labels = torch.arange(clips) % 4
+    return Features({"audio": x, "video": y}, labels, torch.arange(start, start + clips))
+
+
+def not_blank(path: Path) -> bool:
+    return bool(matplotlib.image.imread(path)[..., :3].std() > 0.02)
+
+
+def test_pictures_are_written(tmp_path: Path) -> None:
+    audio, mask = torch.randn(3, 1, 32, 16), torch.tensor([[0, 1]] * 3)
+    prediction = torch.zeros(3, 2, 256)
+    parts = pictures.reconstruct(audio, prediction, mask, patch=[16, 16], normalized=True)
+    path = tmp_path / "new" / "audio.png"
+    pictures.spectrogram_picture(path, audio, *parts, title="audio")
+    assert not_blank(path)
+
+    video, mask = torch.randn(1, 3, 4, 32, 32), torch.tensor([[0, 1, 1, 1, 1, 1, 1, 0]])
+    prediction = torch.zeros(1, 8, 1536)
+    parts = pictures.reconstruct(video, prediction, mask, patch=[2, 16, 16], normalized=True)
+    path = tmp_path / "video.png"
+    pictures.video_picture(path, video, *parts, title="video", mean=MEAN, std=STD)
+    assert not_blank(path)
+
+    path = tmp_path / "similarity.png"
+    pictures.similarity_picture(path, features(20), title="stage1")
+    assert not_blank(path)
+
+
+def test_curves_follow_stages(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    rows = []
+    for stage in ("stage1", "stage2", "stage2.2"):
+        for step in range(100):
+            row = {"stage": stage, "step": step, "loss": 1 / (step + 1), "lr": 1e-3}
+            if step % 20 == 0:
+                row |= {"probe/knn/audio": 0.5, "probe/retrieval/audio_to_video_r1": 0.1}
+            rows.append(row)
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    series, bounds = pictures.read_metrics(metrics)
+    assert [stage for _, stage in bounds] == ["stage1", "stage2", "stage2.2"]
+    steps = [step for step, _ in series["loss"]]
+    assert steps == list(range(300))
+    assert [start for start, _ in bounds] == [0, 100, 200]
+    pictures.curves_picture(tmp_path / "curves.png", metrics)
+    assert not_blank(tmp_path / "curves.png")
+
+
+def test_report_and_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = {"untrained": evaluate(features(40, 500), features(240))}
+    models["stage1"] = evaluate(features(60, 500), features(240))
+    report.print_tables(models)
+    report.write_results(tmp_path, models)
+    text = (tmp_path / "results.md").read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    assert "Retrieval among the first 200 test clips" in text
+    assert "Retrieval among all 240 test clips" in text
+    assert "| chance | 0.5 % | 2.5 % | 100.5 | 0.5 % | 2.5 % | 100.5 |" in text
+    assert json.loads((tmp_path / "results.json").read_text())["stage1"]["clips"] == 240
+    for block in text.split("\n\n"):
+        widths = {line.count("|") for line in block.splitlines() if line.startswith("|")}
+        assert len(widths) <= 1
+
+    card = report.Card(
+        name="try",
+        config={"seed": 3, "data": {"source": "/home/someone/clips", "cache": Path("/tmp/cache")}},
+        data={"source": "/home/someone/clips", "train clips": 60},
+        stages=[report.StageSummary("stage1", "/x/graphs/a.yaml", 20, 320, 90.0, 1_500_000)],
+        machine="2 CPU cores",
+        versions={"torch": "2.11.0"},
+        results=models,
+    )
+    text = report.write_card(tmp_path, card).read_text()
+    assert (
+        "Seed 3, on 2 CPU cores" in text and "| stage1 | a.yaml | 20 | 320 | 1.5 | 1.50 M |" in text
+    )
+    assert "/home" not in text and "/tmp" not in text and "/x/" not in text
