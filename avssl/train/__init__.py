@@ -1,0 +1,1 @@
+"""Training: experiments, the step, stages, checkpoints, run folders."""

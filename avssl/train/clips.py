@@ -1,0 +1,76 @@
+"""The clips of a run: training batches from any step on, and each held-out clip once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from avssl.data.dataset import ClipDataset
+from avssl.data.loader import Loader, make_eval_loader, make_loader, steps_per_epoch
+from avssl.data.source import open_source
+
+if TYPE_CHECKING:
+    from avssl.data.config import DataConfig
+    from avssl.data.manifest import Manifest
+    from avssl.train.parallel import World
+
+
+@dataclass
+class Clips:
+    """The data of a run as its stages and probes ask for it."""
+
+    config: DataConfig
+    manifest: Manifest
+    world: World
+    splits: dict[tuple[str, bool], ClipDataset] = field(default_factory=dict)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full global batches in the train split."""
+        return steps_per_epoch(self._dataset("train", training=True), self.config)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the card says of the data."""
+        counts = {split: sum(clip.split == split for clip in self.manifest.clips) for split in ("train", "val", "test")}
+        return {
+            "source": self.config.source,
+            "clips": ", ".join(f"{split} {count}" for split, count in counts.items()),
+            "window": f"{self.config.window:g} s",
+            "classes": len(self.manifest.classes()),
+        }
+
+    def batches(self, *, seed: int, start: int, steps: int) -> Loader:
+        """This rank's share of the batches of steps `start` to `steps` - 1."""
+        return make_loader(
+            self._dataset("train", training=True),
+            self.config,
+            seed=seed,
+            start_step=start,
+            steps=steps,
+            rank=self.world.rank,
+            world=self.world.size,
+            device=self.world.device,
+        )
+
+    def split(self, name: str, *, clips: int | None = None) -> Loader:
+        """Each clip of a split once, without augmentation; all of them on every rank that asks."""
+        dataset = self._dataset(name, training=False)
+        return make_eval_loader(dataset, self.config, clips=clips, device=self.world.device)
+
+    def _dataset(self, split: str, *, training: bool) -> ClipDataset:
+        key = (split, training)
+        if key not in self.splits:
+            self.splits[key] = ClipDataset(self.manifest, self.config, split=split, training=training)
+        return self.splits[key]
+
+
+def open_clips(config: DataConfig, world: World) -> Clips:
+    """Open the data of a run; rank 0 first, which may have to render or scan it.
+
+    Raises:
+        UserError: the source is not there or holds no clip.
+    """
+    manifest = open_source(config) if world.main else None
+    world.wait()
+    return Clips(config, manifest or open_source(config), world)

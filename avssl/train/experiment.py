@@ -1,0 +1,338 @@
+"""The experiment file: what to train on what, stage after stage, and every mistake in it before any data is read.
+
+A stage names its graph by a path relative to the experiment file, or to the nearest folder above it that has such a
+file: ``configs/paper/x.yaml`` may write ``graphs/y.yaml`` for ``configs/graphs/y.yaml``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+from avssl.graph.check import check_spec
+from avssl.graph.names import connect
+from avssl.graph.schema import fill
+from avssl.graph.source import Document, Keys, Place, Problems, find_file, read_yaml
+from avssl.graph.spec import GraphSpec, Reference, read_graph
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to optimise; the same for every stage.
+
+    Attributes:
+        lr: learning rate after the warm-up.
+        lr_rule: "absolute" takes ``lr`` as it is, "per_256" multiplies it by ``data.batch`` / 256.
+        min_lr: learning rate at the last step.
+        warmup: epochs of linear warm-up.
+        weight_decay: of parameters with two or more dimensions.
+        betas, eps: of AdamW.
+        clip: largest gradient norm of each module; null for none.
+        precision: "auto" is bf16 autocast on CUDA and fp32 on CPU.
+        compile: run the graph through torch.compile.
+        checkpoint_activations: recompute transformer blocks in the backward pass instead of keeping their insides.
+        parallel: under torchrun, "auto" and "ddp" copy the model, "fsdp" shards it.
+        device: "auto" takes CUDA where there is one.
+        save_every: steps between two checkpoints; one is also written at the end of a stage and on Ctrl-C.
+        keep: newest checkpoints that stay, per stage.
+        log_every: steps between two lines of progress and two measurements of the update norms.
+    """
+
+    lr: float = 1e-3
+    lr_rule: Literal["absolute", "per_256"] = "absolute"
+    min_lr: float = 0.0
+    warmup: float = 1.0
+    weight_decay: float = 1e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    clip: float | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    checkpoint_activations: bool = False
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    save_every: int = 500
+    keep: int = 2
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "lr", "eps", "save_every", "keep", "log_every")
+        _not_below_zero(self, "min_lr", "warmup", "weight_decay")
+        if self.clip is not None:
+            _above_zero(self, "clip")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers from 0 to below 1, found {self.betas}.")
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What is measured on held-out clips while training runs.
+
+    Attributes:
+        every: steps between two probes on the val split; 0 probes at the ends of stages only.
+        clips: val clips of such a probe.
+        towers: batch input -> module.port that is probed, called without a mask.
+        pictures: write pictures (reconstructions, similarity, curves) with each probe.
+        final: measure the untrained model and the end of each stage on the test split, for the final table.
+    """
+
+    every: int = 500
+    clips: int = 200
+    towers: dict[str, str] = field(default_factory=dict)
+    pictures: bool = True
+    final: bool = True
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "clips")
+        _not_below_zero(self, "every")
+        for name, source in self.towers.items():
+            if source.count(".") != 1 or not all(source.split(".")):
+                raise ValueError(f"towers.{name} must be module.port, for example audio.pooled; found '{source}'.")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One entry of `stages`.
+
+    Attributes:
+        graph: path of the graph file.
+        epochs: passes over the train split.
+        steps: number of steps, in place of epochs (``stages.stage1.steps=20`` for a short try).
+        repeat: how often the stage runs; each run but the first has the one before as `previous`.
+        args: arguments of this stage's graph, over those of the experiment.
+    """
+
+    graph: str
+    epochs: float | None = None
+    steps: int | None = None
+    repeat: int = 1
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.steps is None:
+            raise ValueError("give epochs or steps.")
+        _above_zero(self, "epochs" if self.steps is None else "steps", "repeat")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The whole file."""
+
+    name: str
+    run: str
+    stages: dict[str, StageConfig]
+    seed: int = 0
+    args: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages is empty: name at least one stage.")
+        for name in self.stages:
+            if not name.isidentifier() or name == "previous":
+                raise ValueError(f"stages.{name}: a stage is named by letters, digits and _, and not 'previous'.")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One run of a stage: ``stage2.3`` is the third of ``stage2``, which has ``repeat: 3``.
+
+    Attributes:
+        name: of the instance.
+        stage: key in ``stages``.
+        config: that entry.
+        args: arguments of its graph.
+        spec: the graph, read and checked.
+    """
+
+    name: str
+    stage: str
+    config: StageConfig
+    args: dict[str, Any]
+    spec: GraphSpec
+
+
+@dataclass(frozen=True)
+class LoadedExperiment:
+    """An experiment without mistakes, and its stage instances in the order they run."""
+
+    config: Experiment
+    instances: list[Instance]
+    path: Path
+
+    @property
+    def graphs(self) -> dict[str, Path]:
+        """The graph file of each stage."""
+        return {item.stage: item.spec.files[0] for item in self.instances}
+
+    @property
+    def files(self) -> list[Path]:
+        """All graph files, sub-graphs included."""
+        return list(dict.fromkeys(file for item in self.instances for file in item.spec.files))
+
+    def references(self, instance: Instance, weights: Callable[[str], Mapping[str, Any]]) -> References:
+        """What ``frozen_from`` and ``init_from`` of an instance may name; `weights` reads those of an instance."""
+        before = self.instances[: self.instances.index(instance)]
+        return _references([(item.name, item.spec, functools.partial(weights, item.name)) for item in before])
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperiment:
+    """Read an experiment file and the graphs of its stages.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key.sub=value`` from the command line.
+
+    Raises:
+        ConfigError: every mistake in the file, the overrides and the graphs, each with ``file:line:col``.
+    """
+    problems = Problems()
+    loaded = read_experiment(path, problems, overrides)
+    problems.raise_if_any()
+    assert loaded is not None
+    return loaded
+
+
+def read_experiment(path: Path, problems: Problems, overrides: Sequence[str] = ()) -> LoadedExperiment | None:
+    """As `load_experiment`, but what is wrong goes to `problems`."""
+    document = read_yaml(path, problems)
+    if document is None:
+        return None
+    document.override(overrides, problems)
+    config = fill(Experiment, document, (), problems)
+    instances = _read_stages(document, config, problems)
+    if config is not None and len(instances) == sum(stage.repeat for stage in config.stages.values()):
+        _check_data(document, config, instances, problems)
+    return LoadedExperiment(config, instances, path) if config is not None else None
+
+
+def _read_stages(document: Document, config: Experiment | None, problems: Problems) -> list[Instance]:
+    """Read and check the graph of every instance; a broken experiment file still gets its graphs checked."""
+    instances: list[Instance] = []
+    sound = True  # a stage is run on the meta device only when it and those before it are right in themselves
+    for stage, value in _mapping(document.get(("stages",))).items():
+        path: Keys = ("stages", stage, "graph")
+        name = document.get(path)
+        if not isinstance(name, str):
+            continue
+        place = document.value_place(path)
+        file = find_file(name, document.path.parent if document.path else None)
+        if file is None:
+            problems.add(place, f"there is no graph file '{name}' beside this file or in a folder above it.")
+            continue
+        own, shared = _mapping(_mapping(value).get("args")), _mapping(document.get(("args",)))
+        where = functools.partial(_argument_place, document, stage, own)
+        settings = config.stages[stage] if config else StageConfig(name, steps=1)
+        for number in range(settings.repeat):
+            before = _references([(item.name, item.spec, None) for item in instances])
+            args = {**shared, **own}
+            found = len(problems.found)
+            spec = read_graph(file, problems, args=args, args_places=where, references=before, place=place)
+            if spec is None:
+                sound = False
+                break
+            connect(spec, problems)
+            sound = sound and len(problems.found) == found
+            if sound:
+                check_spec(spec, problems)
+            instance = stage if number == 0 else f"{stage}.{number + 1}"
+            instances.append(Instance(instance, stage, settings, args, spec))
+    return instances
+
+
+def _argument_place(document: Document, stage: str, own: Mapping[str, Any], name: str) -> Place:
+    return document.key_place(("stages", stage, "args", name) if name in own else ("args", name))
+
+
+def _references(stages: Sequence[tuple[str, GraphSpec, Callable[[], Mapping[str, Any]] | None]]) -> References:
+    found = References({name: Reference(spec, weights) for name, spec, weights in stages})
+    if stages:
+        found["previous"] = found[stages[-1][0]]
+    return found
+
+
+class References(dict[str, Reference]):
+    """Stages that stand before one, by name and as ``previous``; ``run folder:module`` is looked up on disk."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The stage, or the last stage of the run folder `name`."""
+        if name not in self and (Path(name) / "config.yaml").is_file():
+            from avssl.train.weights import run_reference
+
+            self[name] = run_reference(Path(name))
+        return super().get(name, default)
+
+
+def _check_data(
+    document: Document, config: Experiment, instances: Sequence[Instance], problems: Problems
+) -> None:
+    """Hold the inputs of the graphs and the towers of the probe against ``data.inputs``."""
+    made = config.data.inputs
+    for instance in instances:
+        for name, wanted in instance.spec.inputs.items():
+            if name not in made:
+                if not wanted.optional and name != "label":
+                    problems.add(
+                        wanted.place,
+                        f"data.inputs of {document.name} makes no '{name}'.",
+                        unknown=name,
+                        known=made,
+                    )
+                continue
+            shape = tuple(size for size in wanted.shape[1:])
+            given = input_shape(made[name])
+            fits = len(shape) == len(given) and all(
+                isinstance(a, str) or a == b for a, b in zip(shape, given, strict=True)
+            )
+            if not fits:
+                problems.add(
+                    document.key_place(("data", "inputs", name)),
+                    f"data.inputs.{name} makes [B, {', '.join(map(str, given))}], but '{instance.spec.name}' takes "
+                    f"[B, {', '.join(map(str, shape))}].",
+                )
+    read = {name for instance in instances for name in instance.spec.inputs} | set(config.probe.towers)
+    for name in made:
+        if name not in read:
+            problems.add(document.key_place(("data", "inputs", name)), f"no stage reads the input '{name}'.")
+    for name, source in config.probe.towers.items():
+        path: Keys = ("probe", "towers", name)
+        if name not in made:
+            problems.add(document.key_place(path), f"data.inputs makes no '{name}'.", unknown=name, known=made)
+        module_name, _, port = source.partition(".")
+        for instance in instances:
+            module = instance.spec.modules.get(module_name)
+            if module is None:
+                sentence = f"stage '{instance.stage}' has no module '{module_name}'."
+                problems.add(document.value_place(path), sentence, unknown=module_name, known=instance.spec.modules)
+            elif module.signature is not None and port not in module.signature.outputs:
+                sentence = f"module '{module_name}' has no output '{port}'."
+                problems.add(document.value_place(path), sentence, unknown=port, known=module.signature.outputs)
+
+
+def input_shape(recipe: FbankConfig | FramesConfig) -> tuple[int, ...]:
+    """Shape of one input without the batch: [1, T, F] of a spectrogram, [3, T, H, W] of pictures."""
+    if isinstance(recipe, FbankConfig):
+        return (1, recipe.frames, recipe.bins)
+    return (3, recipe.frames, recipe.size, recipe.size)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _above_zero(item: object, *names: str) -> None:
+    for name in names:
+        if not getattr(item, name) > 0:
+            raise ValueError(f"{name} must be above 0, found {getattr(item, name)}.")
+
+
+def _not_below_zero(item: object, *names: str) -> None:
+    for name in names:
+        if not getattr(item, name) >= 0:
+            raise ValueError(f"{name} must not be below 0, found {getattr(item, name)}.")

@@ -1,0 +1,70 @@
+"""What the first real step should have done: trained parameters got a gradient, teachers followed, frozen ones stayed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from avssl.train.optimizer import trained_parameters
+from avssl.train.teachers import local
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from avssl.graph import Graph
+
+
+def before_step(graph: Graph) -> dict[str, Tensor]:
+    """Copies of everything that is not trained: teachers and frozen modules."""
+    return {
+        f"{module}.{name}": local(parameter.detach()).clone()
+        for module in sorted(graph.frozen)
+        for name, parameter in graph.get_submodule(module).named_parameters()
+    }
+
+
+@torch.no_grad()
+def after_step(graph: Graph, before: dict[str, Tensor], momenta: dict[str, float]) -> list[str]:
+    """Look at a graph right after a step, gradients still in place.
+
+    Args:
+        before: what `before_step` gave.
+        momenta: teacher -> momentum the step used.
+
+    Returns:
+        One sentence for each kind of trouble, with the names of the parameters; empty when all is well.
+    """
+    findings: list[str] = []
+    trained = list(trained_parameters(graph))
+    without = [name for _, name, p in trained if p.grad is None or not bool(_full(p.grad).any())]
+    if without:
+        findings.append(f"no gradient, or one of zeros, in the first step: {_some(without)}")
+    for module in sorted(graph.frozen):
+        names = {name: local(p.detach()) for name, p in graph.get_submodule(module).named_parameters()}
+        if module in graph.teachers:
+            source = dict(graph.get_submodule(graph.teachers[module].source).named_parameters())
+            m = momenta[module]
+            expected = {n: m * before[f"{module}.{n}"] + (1 - m) * local(source[n].detach()) for n in names}
+            strayed = [f"{module}.{n}" for n, p in names.items() if not torch.allclose(p, expected[n], atol=1e-6)]
+            if strayed:
+                findings.append(f"teacher parameters did not move to momentum x old + (1 - momentum) x student: "
+                                f"{_some(strayed)}")
+        else:
+            moved = [f"{module}.{n}" for n, p in names.items() if not torch.equal(p, before[f"{module}.{n}"])]
+            if moved:
+                findings.append(f"frozen parameters moved: {_some(moved)}")
+        with_gradient = [f"{module}.{n}" for n, p in graph.get_submodule(module).named_parameters() if p.grad is not None]
+        if with_gradient:
+            findings.append(f"{_some(with_gradient)} should not be trained, but got a gradient")
+    return findings
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

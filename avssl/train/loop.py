@@ -1,0 +1,252 @@
+"""The training loop: stage after stage, resumed wherever the last process ended."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from avssl.errors import UserError
+from avssl.graph.graph import Graph
+from avssl.train import checkpoint, health, probes
+from avssl.train.checkpoint import Progress
+from avssl.train.metrics import MetricsWriter
+from avssl.train.optimizer import make_optimizer, peak_lr, trained_parameters
+from avssl.train.parallel import World, spread
+from avssl.train.progress import Reporter, now
+from avssl.train.run_folder import RunFolder
+from avssl.train.step import Recipe, train_step
+from avssl.train.weights import stage_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from avssl.train.clips import Clips
+    from avssl.train.experiment import Instance, LoadedExperiment, TrainConfig
+    from avssl.train.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every stage of a run shares."""
+
+    experiment: LoadedExperiment
+    folder: RunFolder
+    clips: Clips
+    world: World
+    stop: StopRequest
+
+
+@dataclass
+class Stage:
+    """One stage instance, ready to train.
+
+    Attributes:
+        graph, model: the graph, and the same as it is called (wrapped for DDP).
+        start: steps done by earlier processes; `seconds` is the time they took.
+    """
+
+    name: str
+    graph: Graph
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    recipe: Recipe
+    start: int
+    seconds: float
+
+
+def run_stages(session: Session) -> bool:
+    """Train every stage that is not finished; False when the run was asked to end before."""
+    done: dict[str, int] = {}
+    for instance in session.experiment.instances:
+        steps = _finished(session, instance)
+        if steps is not None:
+            _say(session.world, f"{instance.name}: finished earlier ({steps} steps)")
+        elif train_stage(session, instance, done):
+            steps = _finished(session, instance)
+        else:
+            return False
+        done[instance.name] = steps or 0
+    return True
+
+
+def train_stage(session: Session, instance: Instance, done: dict[str, int]) -> bool:
+    """Train one stage instance from where it stands to its end; False when asked to end before.
+
+    Args:
+        session: the run.
+        instance: what to train.
+        done: finished stages and their steps, whose lines stay in metrics.jsonl.
+    """
+    config, world, folder = session.experiment.config, session.world, session.folder
+    stage = prepare(session, instance)
+    if world.main:
+        folder.keep_metrics({**done, stage.name: stage.start if stage.start else -1})
+    world.wait()
+    _say(world, describe(stage, world))
+    batches = session.clips.batches(seed=stage.recipe.seed, start=stage.start, steps=stage.recipe.steps)
+    with ExitStack() as stack:
+        writer = stack.enter_context(
+            MetricsWriter(folder, stage.name, step=stage.start, active=world.main)
+        )
+        report = stack.enter_context(
+            Reporter(
+                stage.name,
+                step=stage.start,
+                steps=stage.recipe.steps,
+                batch=config.data.batch,
+                every=config.train.log_every,
+                quiet=not world.main,
+            )
+        )
+        return _steps(session, stage, iter(batches), writer, report)
+
+
+def _steps(session: Session, stage: Stage, batches: Any, writer: MetricsWriter, report: Reporter) -> bool:
+    """The loop itself: batch, step, probe, checkpoint."""
+    config, world, steps = session.experiment.config, session.world, stage.recipe.steps
+    began = now() - stage.seconds
+    measure = functools.partial(probes.online, session, stage.graph, stage.name)
+    if stage.start == 0:
+        _probe(writer, report, 0, measure(0))
+    for step in range(stage.start, steps):
+        before = health.before_step(stage.graph) if step == 0 else None
+        asked = now()
+        batch = next(batches)
+        arrived = now()
+        metrics = train_step(
+            stage.graph,
+            to_device(batch, stage.graph, world.device),
+            step=step,
+            model=stage.model,
+            optimizer=stage.optimizer,
+            recipe=stage.recipe,
+            world=world,
+            stop=bool(session.stop),
+        )
+        ended = now()
+        if before is not None:
+            momenta = {name: metrics[f"momentum/{name}"] for name in stage.graph.teachers}
+            for sentence in health.after_step(stage.graph, before, momenta):
+                report.say(f"warning: {stage.name}: {sentence}")
+        stop = metrics.pop("stop") > 0
+        times = {"step_ms": 1000 * (ended - asked), "data_ms": 1000 * (arrived - asked)}
+        writer.write(step + 1, metrics, times=times)
+        _report_clips(batch, report)
+        report.step(step + 1, metrics, seconds=ended - asked, waited=arrived - asked)
+        last = step + 1 == steps
+        if last or (config.probe.every and (step + 1) % config.probe.every == 0):
+            _probe(writer, report, step + 1, measure(step + 1))
+        if last or stop or (step + 1) % config.train.save_every == 0:
+            progress = Progress(stage.name, step + 1, steps, last, now() - began)
+            folder = session.folder.checkpoints(stage.name)
+            checkpoint.save(folder, progress, stage.graph, stage.optimizer, keep=config.train.keep)
+        if stop and not last:
+            report.say(f"{stage.name}: saved at step {step + 1}. The same command continues from there.")
+            return False
+    return True
+
+
+def prepare(session: Session, instance: Instance) -> Stage:
+    """Build a stage's graph and optimizer, spread them over the processes, and load its newest checkpoint."""
+    experiment, world = session.experiment, session.world
+    config = experiment.config.train
+    weights = functools.partial(stage_weights, session.folder.path)
+    seed = stage_seed(experiment.config.seed, instance.name)
+    graph = Graph.from_spec(instance.spec, references=experiment.references(instance, weights), seed=seed)
+    model = spread(graph, world, config)
+    graph.train()
+    optimizer = make_optimizer(graph, config, fused=world.device.type == "cuda")
+    path, progress = _newest(session, instance.name)
+    recipe = _recipe(session, instance, seed)
+    if path is not None and progress is not None:
+        if progress.steps != recipe.steps:
+            raise UserError(
+                f"{instance.name} had {progress.steps} steps when it was started and has {recipe.steps} now: "
+                "the number of train clips changed. Give another run folder with run=..."
+            )
+        checkpoint.load(path, graph, optimizer)
+    start, seconds = (progress.step, progress.seconds) if progress else (0, 0.0)
+    return Stage(instance.name, graph, model, optimizer, recipe, start, seconds)
+
+
+def _recipe(session: Session, instance: Instance, seed: int) -> Recipe:
+    config: TrainConfig = session.experiment.config.train
+    per_epoch = session.clips.steps_per_epoch
+    steps = instance.config.steps or max(1, round(per_epoch * (instance.config.epochs or 0)))
+    return Recipe(
+        seed=seed,
+        steps=steps,
+        warmup=min(round(config.warmup * per_epoch), steps),
+        peak=peak_lr(config, session.experiment.config.data.batch),
+        minimum=config.min_lr,
+        clip=config.clip,
+        bf16=config.precision == "bf16" or (config.precision == "auto" and session.world.device.type == "cuda"),
+        log_every=config.log_every,
+    )
+
+
+def stage_seed(seed: int, name: str) -> int:
+    """The seed of a stage instance: a repeated stage starts from other weights and sees other crops."""
+    return zlib.crc32(f"{seed}/{name}".encode())
+
+
+def to_device(batch: dict[str, Any], graph: Graph, device: torch.device) -> dict[str, Tensor]:
+    """The inputs of the graph, moved to where it lives."""
+    return {name: batch[name].to(device, non_blocking=True) for name in graph.inputs if name in batch}
+
+
+def describe(stage: Stage, world: World) -> str:
+    """One line on what is about to be trained."""
+    trained = sum(parameter.numel() for _, _, parameter in trained_parameters(stage.graph))
+    total = sum(parameter.numel() for parameter in stage.graph.parameters())
+    where = f"{world.size} x {world.device.type} ({world.mode})" if world.size > 1 else world.device.type
+    precision = "bf16 autocast" if stage.recipe.bf16 else "fp32"
+    resumed = f", continuing at step {stage.start}" if stage.start else ""
+    return (
+        f"{stage.name}: {trained / 1e6:.2f} M trained of {total / 1e6:.2f} M parameters, {stage.recipe.steps} steps "
+        f"({stage.recipe.warmup} warm-up), peak lr {stage.recipe.peak:.2e}, {precision} on {where}{resumed}"
+    )
+
+
+def _newest(session: Session, stage: str) -> tuple[Path | None, Progress | None]:
+    """The newest intact checkpoint of a stage, as rank 0 sees it; damaged ones are named."""
+    folder, world = session.folder.checkpoints(stage), session.world
+    path: Path | None = None
+    if world.main:
+        path, _, damaged = checkpoint.newest(folder)
+        for sentence in damaged:
+            print(f"warning: {stage}: {sentence} It is skipped.", flush=True)
+    name = world.agree(path.name if path else None)
+    if name is None:
+        return None, None
+    return folder / name, checkpoint.check(folder / name)
+
+
+def _finished(session: Session, instance: Instance) -> int | None:
+    """Steps of a stage instance if it is finished."""
+    _, progress = _newest(session, instance.name)
+    return progress.step if progress is not None and progress.finished else None
+
+
+def _probe(writer: MetricsWriter, report: Reporter, step: int, figures: dict[str, float]) -> None:
+    if figures:
+        writer.write(step, figures)
+        report.say(f"{report.stage} step {step} probe  " + "  ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+
+
+def _report_clips(batch: dict[str, Any], report: Reporter) -> None:
+    for path, reason in batch.get("failures", [])[:3]:
+        report.say(f"warning: {path} was replaced by another clip: {reason}")
+
+
+def _say(world: World, text: str) -> None:
+    if world.main:
+        print(text, flush=True)
+
+

@@ -1,0 +1,149 @@
+"""The optimizer: one AdamW over named parameter groups, its learning-rate schedule, and gradient clipping per module."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from avssl.graph import Graph
+    from avssl.train.experiment import TrainConfig
+
+
+def trained_parameters(graph: Graph) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Yield (graph module, full name, parameter) of everything that is trained, in a fixed order."""
+    for module, child in graph.named_children():
+        if module in graph.frozen:
+            continue
+        for name, parameter in child.named_parameters():
+            if parameter.requires_grad:
+                yield module, f"{module}.{name}", parameter
+
+
+def transformer_blocks(root: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Yield (name, list) of every ``blocks`` list inside `root`: what layer decay, sharding and checkpointing act on."""
+    for name, module in root.named_modules():
+        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "blocks":
+            yield name, module
+
+
+def layer_of(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Give each parameter its (layer, number of layers): 0 before the transformer blocks, 1..L in them, L + 1 after.
+
+    "Before" and "after" follow the order in which the module registers its parts, so a stem must be registered before
+    the blocks and a final norm after them. A module without blocks is one layer, (0, 0): layer decay leaves it alone.
+    """
+    lists = dict(transformer_blocks(module))
+    total = max((len(blocks) for blocks in lists.values()), default=0)
+    layers: dict[str, tuple[int, int]] = {}
+    passed = False
+    for name, _ in module.named_parameters():
+        inside = next((prefix for prefix in lists if name.startswith(prefix + ".")), None)
+        if inside is not None:
+            passed = True
+            layer = int(name[len(inside) + 1 :].split(".", 1)[0]) + 1
+        else:
+            layer = total + 1 if passed else 0
+        layers[name] = (layer, total + 1) if total else (0, 0)
+    return layers
+
+
+def make_optimizer(graph: Graph, config: TrainConfig, *, fused: bool = False) -> torch.optim.AdamW:
+    """Build one AdamW with a group per (module, layer when it has layer decay, decayed or not).
+
+    A group's ``lr_scale`` is the module's ``lr_scale`` times ``layer_decay ** (L + 1 - layer)``. Parameters with one
+    dimension or none (biases, norms, scales) are not decayed.
+    """
+    groups: dict[str, dict] = {}
+    layers = {
+        module: layer_of(graph.get_submodule(module))
+        for module, options in graph.options.items()
+        if options.layer_decay is not None
+    }
+    for module, name, parameter in trained_parameters(graph):
+        options = graph.options[module]
+        key, scale = module, options.lr_scale
+        if module in layers:
+            layer, last = layers[module][name[len(module) + 1 :]]
+            key, scale = f"{module}.layer{layer}", scale * options.layer_decay ** (last - layer)
+        decayed = parameter.ndim > 1
+        key = key if decayed else f"{key}.no_decay"
+        group = groups.setdefault(
+            key,
+            {"name": key, "params": [], "lr_scale": scale, "weight_decay": config.weight_decay if decayed else 0.0},
+        )
+        group["params"].append(parameter)
+    return torch.optim.AdamW(list(groups.values()), lr=1.0, betas=tuple(config.betas), eps=config.eps, fused=fused)
+
+
+def peak_lr(config: TrainConfig, batch: int) -> float:
+    """The highest learning rate: ``lr`` itself, or ``lr x batch / 256`` where ``lr_rule`` says so."""
+    return config.lr * batch / 256 if config.lr_rule == "per_256" else config.lr
+
+
+def learning_rate(step: int, *, peak: float, minimum: float, warmup: int, steps: int) -> float:
+    """Linear warm-up over `warmup` steps, then half a cosine down to `minimum` at the last step (AudioMAE `lr_sched`).
+
+    Step 0 already moves: it gets ``peak / warmup``, where the epoch-wise original starts at 0.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(steps - 1 - warmup, 1)
+    return minimum + (peak - minimum) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group `lr` times its own scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def clip_gradients(graph: Graph, clip: float | None) -> dict[str, Tensor]:
+    """Clip the gradient of each trained module to the norm `clip`; return the norm of each before clipping.
+
+    Per module, so that a tower with large gradients does not shrink the steps of the others.
+    """
+    norms: dict[str, Tensor] = {}
+    for module, parameters in by_module(graph).items():
+        with_gradient = [p for p in parameters if p.grad is not None]
+        if not with_gradient:
+            continue
+        norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(with_gradient, clip, norm)
+        norms[module] = norm
+    return norms
+
+
+def by_module(graph: Graph) -> dict[str, list[nn.Parameter]]:
+    """Trained parameters of each graph module."""
+    modules: dict[str, list[nn.Parameter]] = {}
+    for module, _, parameter in trained_parameters(graph):
+        modules.setdefault(module, []).append(parameter)
+    return modules
+
+
+def snapshot(graph: Graph) -> dict[str, list[Tensor]]:
+    """Copies of the trained parameters by module, for `update_norms`."""
+    return {module: [p.detach().clone() for p in group] for module, group in by_module(graph).items()}
+
+
+@torch.no_grad()
+def update_norms(graph: Graph, before: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    """How far each module's parameters moved since `before`: the 2-norm of the difference."""
+    moved: dict[str, Tensor] = {}
+    for module, group in by_module(graph).items():
+        norm = torch.nn.utils.get_total_norm(_differences(group, before[module]))
+        moved[module] = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return moved
+
+
+def _differences(now: Iterable[Tensor], before: Iterable[Tensor]) -> list[Tensor]:
+    return [a - b for a, b in zip(now, before, strict=True)]

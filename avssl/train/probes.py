@@ -1,0 +1,146 @@
+"""Probes of a run: what the towers know every N steps (val split), pictures, and the final table (test split)."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from typing import TYPE_CHECKING
+
+import torch
+
+from avssl.eval.features import evaluating
+from avssl.eval.pictures import (
+    curves_picture,
+    reconstruct,
+    similarity_picture,
+    spectrogram_picture,
+    video_picture,
+)
+from avssl.eval.probes import Evaluation, final_evaluation, probe
+from avssl.eval.report import Card, StageSummary, print_tables, write_card, write_results
+from avssl.graph.graph import Graph
+from avssl.graph.source import Problems
+from avssl.train import checkpoint
+from avssl.train.run_folder import portable
+from avssl.train.weights import stage_weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from avssl.eval.features import Features
+    from avssl.graph.spec import Log
+    from avssl.train.experiment import Instance
+    from avssl.train.loop import Session
+
+
+def online(session: Session, graph: Graph, stage: str, step: int) -> dict[str, float]:
+    """Measure the towers on the val split, and draw pictures; empty without towers.
+
+    Under FSDP every rank takes part, else only rank 0.
+    """
+    config, world = session.experiment.config.probe, session.world
+    if not config.towers or not (world.main or world.mode == "fsdp"):
+        return {}
+    figures = probe(graph, config, {"val": session.clips.split("val", clips=config.clips)})
+    if config.pictures:
+        _draw_reconstructions(session, graph, session.folder.pictures / stage / f"step-{step:06d}")
+        if world.main and step:
+            curves_picture(session.folder.pictures / "curves.png", session.folder.metrics)
+    return figures
+
+
+def _draw_reconstructions(session: Session, graph: Graph, folder: Path) -> None:
+    """Draw every picture of the graph's `log` section from the first val clips."""
+    entries = {name: entry for name, entry in graph.log.items() if entry.picture is not None}
+    if not entries:
+        return
+    first = next(iter(session.clips.split("val", clips=4)))
+    batch = {name: first[name][:4].to(session.world.device) for name in graph.inputs if name in first}
+    keys = sorted({source.key for entry in entries.values() for source in entry.sources.values()})
+    torch.manual_seed(0)
+    with torch.no_grad(), evaluating(graph):
+        values = graph(batch, keys)
+    if session.world.main:
+        for name, entry in entries.items():
+            _draw(session, entry, values, folder / f"{name}.png", title=f"{name}, {folder.parent.name} {folder.name}")
+
+
+def _draw(session: Session, entry: Log, values: dict[str, Tensor], path: Path, *, title: str) -> None:
+    source = {port: values[place.key] for port, place in entry.sources.items()}
+    masked, shown = reconstruct(
+        source["input"], source["prediction"].float(), source["mask"], patch=entry.patch, normalized=entry.normalized
+    )
+    if source["input"].ndim == 4:
+        spectrogram_picture(path, source["input"], masked, shown, title=title)
+        return
+    recipe = session.experiment.config.data.inputs[entry.sources["input"].port or ""]
+    video_picture(path, source["input"], masked, shown, title=title, mean=recipe.mean, std=recipe.std)  # type: ignore[arg-type]
+
+
+def final_table(session: Session) -> None:
+    """Measure the untrained model and the end of every stage on the test split; write results, pictures and card."""
+    config = session.experiment.config
+    results: dict[str, Evaluation] = {}
+    features: Features | None = None
+    if config.probe.towers and config.probe.final:
+        instances = session.experiment.instances
+        results["untrained"], _ = _evaluate(session, instances[0], trained=False)
+        for instance in instances:
+            results[instance.name], features = _evaluate(session, instance, trained=True)
+        write_results(session.folder.path, results)
+        print_tables(results)
+    if features is not None and config.probe.pictures:
+        pair = list(features.vectors.values())
+        if len(pair) == 2 and pair[0].shape == pair[1].shape:
+            similarity_picture(session.folder.pictures / "similarity.png", features, title=config.name)
+    if config.probe.pictures:
+        curves_picture(session.folder.pictures / "curves.png", session.folder.metrics)
+    write_card(session.folder.path, _card(session, results))
+
+
+def _evaluate(session: Session, instance: Instance, *, trained: bool) -> tuple[Evaluation, Features]:
+    from avssl.train.loop import stage_seed
+
+    experiment = session.experiment
+    weights = functools.partial(stage_weights, session.folder.path)
+    seed = stage_seed(experiment.config.seed, instance.name)
+    graph = Graph.from_spec(instance.spec, references=experiment.references(instance, weights), seed=seed)
+    if trained:
+        state = stage_weights(session.folder.path, instance.name)
+        checkpoint.must_match(state, {name: x.shape for name, x in graph.state_dict().items()}, instance.name)
+        graph.load_state_dict(state)
+    graph.to(session.world.device)
+    loaders = {split: session.clips.split(split) for split in ("train", "test")}
+    return final_evaluation(graph, experiment.config.probe, loaders)
+
+
+def _card(session: Session, results: dict[str, Evaluation]) -> Card:
+    experiment = session.experiment
+    config = experiment.config
+    stages = []
+    for instance in experiment.instances:
+        _, progress, _ = checkpoint.newest(session.folder.checkpoints(instance.name))
+        assert progress is not None
+        graph = Graph(instance.spec, Problems())  # on the meta device
+        trained = sum(p.numel() for p in graph.parameters() if p.requires_grad)
+        clips = progress.step * config.data.batch
+        stages.append(StageSummary(instance.name, instance.config.graph, progress.step, clips, progress.seconds, trained))
+    return Card(
+        name=config.name,
+        config=portable(config, {}),
+        data=session.clips.description,
+        stages=stages,
+        machine=_machine(session),
+        versions={"torch": torch.__version__, "python": platform.python_version()},
+        results=results,
+    )
+
+
+def _machine(session: Session) -> str:
+    world = session.world
+    if world.device.type == "cuda":
+        return f"{world.size} x {torch.cuda.get_device_name(world.device)}"
+    return f"{os.cpu_count()} CPU cores" + (f", {world.size} processes" if world.size > 1 else "")

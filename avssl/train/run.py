@@ -1,0 +1,58 @@
+"""One run, from the command line's arguments to the final table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avssl.train.experiment import load_experiment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def check(path: Path, overrides: Sequence[str] = ()) -> None:
+    """Check an experiment and the graphs of all its stages without reading data.
+
+    Raises:
+        ConfigError: every mistake, each with ``file:line:col``.
+    """
+    experiment = load_experiment(path, overrides)
+    for instance in experiment.instances:
+        print(f"{instance.name}: {instance.config.graph} is in order")
+
+
+def train(path: Path, overrides: Sequence[str] = ()) -> None:
+    """Train an experiment, or continue it, up to the final table.
+
+    Raises:
+        ConfigError: mistakes in the configuration, all of them, before any data is read.
+        UserError: what a user can mend, such as a full disk, a loss that is not finite, or a run folder of another run.
+    """
+    experiment = load_experiment(path, overrides)
+
+    from avssl.train import checkpoint, parallel, probes
+    from avssl.train.clips import open_clips
+    from avssl.train.loop import Session, run_stages
+    from avssl.train.run_folder import RunFolder
+    from avssl.train.signals import StopRequest
+
+    config = experiment.config
+    world = parallel.start(config.train, config.data.batch)
+    folder = RunFolder(Path(config.run))
+    try:
+        with StopRequest() as stop:
+            if world.main:
+                folder.claim(config, experiment.graphs, experiment.files)
+                for instance in experiment.instances:
+                    checkpoint.remove_unfinished(folder.checkpoints(instance.name))
+            world.wait()
+            clips = open_clips(config.data, world)
+            session = Session(experiment, folder, clips, world, stop)
+            finished = run_stages(session)
+    finally:
+        parallel.stop()
+    if finished and world.main:
+        probes.final_table(session)
+        print(f"done: {folder.path}", file=sys.stdout)

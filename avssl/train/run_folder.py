@@ -1,0 +1,162 @@
+"""The run folder: everything needed to load, continue, evaluate and export a run, and no absolute path.
+
+::
+
+    config.yaml     the experiment, defaults and overrides merged in
+    graphs/ ...     the graph files, placed to each other as they were
+    metrics.jsonl   one line per step and per probe
+    tensorboard/    the same figures
+    checkpoints/    <stage>/step-000123/
+    pictures/  card.md  results.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from avssl.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from avssl.train.experiment import Experiment
+
+# What may differ between the command that started a run and the one that continues it.
+HARMLESS = frozenset(
+    {
+        "run", "name", "data.cache", "data.workers", "data.prefetch", "data.time_limit", "data.max_bad_share",
+        "train.save_every", "train.keep", "train.log_every", "train.device", "train.parallel",
+        "probe.pictures", "probe.final",
+    }
+)  # fmt: skip
+
+
+class RunFolder:
+    """One run's folder; writing is for rank 0 only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.pictures = path / "pictures"
+
+    def checkpoints(self, stage: str) -> Path:
+        """Where the checkpoints of a stage instance lie."""
+        return self.path / "checkpoints" / stage
+
+    def claim(self, experiment: Experiment, graphs: dict[str, Path], files: Iterable[Path]) -> None:
+        """Write config.yaml and the graph files, or make sure that those there are the same.
+
+        Args:
+            experiment: the merged configuration.
+            graphs: stage -> its graph file.
+            files: all graph files, sub-graphs included.
+
+        Raises:
+            UserError: the folder belongs to another configuration; names what differs.
+        """
+        placed = _places(files)
+        config = portable(experiment, {stage: placed[path.resolve()].as_posix() for stage, path in graphs.items()})
+        stored = self.path / "config.yaml"
+        if stored.is_file():
+            try:
+                earlier = yaml.safe_load(stored.read_text(encoding="utf-8"))
+            except yaml.YAMLError as error:
+                raise UserError(f"{stored} cannot be read ({error}); give another run folder with run=...") from error
+            differences = [*_differences(earlier, config), *self._changed_files(placed)]
+            if differences:
+                more = f", and {len(differences) - 6} more" if len(differences) > 6 else ""
+                raise UserError(
+                    f"the run folder {self.path} holds another configuration: {'; '.join(differences[:6])}{more}. "
+                    "Give another folder with run=..., or remove this one."
+                )
+            return
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and not a run folder: give another one with run=...")
+        for source, target in placed.items():
+            (self.path / target).parent.mkdir(parents=True, exist_ok=True)
+            (self.path / target).write_bytes(source.read_bytes())
+        write_whole(stored, yaml.safe_dump(config, sort_keys=False))
+
+    def _changed_files(self, placed: dict[Path, Path]) -> Iterator[str]:
+        for source, target in placed.items():
+            copy = self.path / target
+            if not copy.is_file():
+                yield f"{target} is missing there"
+            elif copy.read_bytes() != source.read_bytes():
+                yield from _first_difference(target, copy, source)
+
+    def keep_metrics(self, stages: dict[str, int]) -> None:
+        """Drop lines of metrics.jsonl past the checkpoints: of `stages`, lines up to the given step stay.
+
+        A half-written last line, left by a killed process, goes too.
+        """
+        if not self.metrics.is_file():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+                if row["step"] <= stages.get(row["stage"], -1):
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+        write_whole(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def portable(experiment: Experiment, graphs: dict[str, str]) -> dict[str, Any]:
+    """The merged configuration as plain values, free of absolute paths."""
+    config = asdict(experiment)
+    config["run"] = "."
+    config["data"]["cache"] = None
+    if os.path.isabs(config["data"]["source"]):
+        config["data"]["source"] = os.path.relpath(config["data"]["source"])
+    for stage, graph in graphs.items():
+        config["stages"][stage]["graph"] = graph
+    return config
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is there either whole or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _places(files: Iterable[Path]) -> dict[Path, Path]:
+    """Where each graph file goes in the run folder, so that they find each other as before."""
+    resolved = [path.resolve() for path in files]
+    root = Path(os.path.commonpath([path.parent for path in resolved]))
+    inner = {path: path.relative_to(root) for path in resolved}
+    if any(len(path.parts) == 1 for path in inner.values()):
+        inner = {path: Path("graphs") / place for path, place in inner.items()}
+    return inner
+
+
+def _differences(earlier: Any, now: Any, key: str = "") -> Iterator[str]:
+    if key in HARMLESS:
+        return
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        for name in {**earlier, **now}:
+            inner = f"{key}.{name}" if key else str(name)
+            yield from _differences(earlier.get(name), now.get(name), inner)
+    elif earlier != now:
+        yield f"{key} is {earlier} there and {now} here"
+
+
+def _first_difference(target: Path, copy: Path, source: Path) -> Iterator[str]:
+    """Compare two graph files by content, comments and layout aside."""
+    there, here = copy.read_text(encoding="utf-8"), source.read_text(encoding="utf-8")
+    if target.suffix in (".yaml", ".yml"):
+        yield from (f"{target.as_posix()}: {text}" for text in _differences(yaml.safe_load(there), yaml.safe_load(here)))
+    else:
+        yield f"{target.as_posix()} has another content"

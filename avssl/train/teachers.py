@@ -1,0 +1,48 @@
+"""EMA teachers: after every step a teacher moves a little towards the module it copies (data2vec, RAVEn, MimCo)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from avssl.graph import Graph
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a sharded tensor, or the tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def update_teachers(graph: Graph, progress: float) -> dict[str, float]:
+    """Move every EMA teacher: ``teacher = m * teacher + (1 - m) * student`` for parameters; buffers are copied.
+
+    Teacher and student are sharded alike, so each rank moves its own shards and nothing is sent. Frozen teachers have
+    no entry in ``graph.teachers`` and never change.
+
+    Args:
+        graph: its ``teachers`` name the source module and the momentum schedule of each teacher.
+        progress: 0 at the first step of the stage, 1 at the last.
+
+    Returns:
+        The momentum used for each teacher.
+    """
+    momenta: dict[str, float] = {}
+    for name, teacher in graph.teachers.items():
+        momentum = teacher.momentum(progress)
+        target, source = graph.get_submodule(name), graph.get_submodule(teacher.source)
+        torch._foreach_lerp_(_parameters(target), _parameters(source), 1.0 - momentum)
+        for to, original in zip(target.buffers(), source.buffers(), strict=True):
+            local(to).copy_(local(original))
+        momenta[name] = momentum
+    return momenta
+
+
+def _parameters(module: nn.Module) -> list[Tensor]:
+    return [local(parameter.detach()) for parameter in module.parameters()]

@@ -1,0 +1,36 @@
+"""Weights of finished stages and of other run folders: what teachers are promoted from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from safetensors.torch import load_file
+
+from avssl.errors import UserError
+from avssl.graph.spec import Reference
+from avssl.train.checkpoint import MODEL, newest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+
+def stage_weights(run: Path, stage: str) -> dict[str, Tensor]:
+    """The weights of a stage instance's newest intact checkpoint, keyed as its graph's state dict.
+
+    Raises:
+        UserError: there is no intact checkpoint.
+    """
+    path, _, damaged = newest(run / "checkpoints" / stage)
+    if path is None:
+        raise UserError(f"{run} holds no intact checkpoint of {stage}{': ' + ' '.join(damaged) if damaged else ''}.")
+    return load_file(path / MODEL)
+
+
+def run_reference(run: Path) -> Reference:
+    """The last stage of a run folder, for ``frozen_from: "runs/x:module"``."""
+    from avssl.train.experiment import load_experiment
+
+    last = load_experiment(run / "config.yaml").instances[-1]
+    return Reference(last.spec, lambda: stage_weights(run, last.name))
