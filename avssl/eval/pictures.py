@@ -19,6 +19,7 @@ from torch import Tensor
 from avssl.eval.features import Features
 from avssl.eval.metrics import cosine
 from avssl.eval.probes import retrievals
+from avssl.ops.patches import patch_statistics, patchify, unpatchify
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,40 +42,20 @@ def reconstruct(
 ) -> tuple[Tensor, Tensor]:
     """The input with masked patches as NaN, and the input as the decoder predicts it.
 
-    input: [B, C, T, F] or [B, C, T, H, W]. prediction: [B, N, P], patches in row-major order, the
-    values of one in the order time, height, width, channel. mask: [B, N], non-zero where masked.
+    input: [B, C, T, F] or [B, C, T, H, W]. prediction: [B, N, P] in the order of
+    `avssl.ops.patches.patchify`. mask: [B, N], non-zero where masked.
     normalized: predictions are in units of each patch's own mean and deviation, which are taken
     from the input. paste: visible patches, which no loss trains, show the input.
     """
-    size = tuple(patch)
-    patches = patchify(input, size)  # [B, N, P]
+    size = input.shape[2:]
+    patches = patchify(input, patch)  # [B, N, P]
     if normalized:
-        deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
-        prediction = prediction * deviation + patches.mean(-1, keepdim=True)
+        mean, deviation = patch_statistics(patches)
+        prediction = prediction * deviation + mean
     hidden = mask.bool().unsqueeze(-1)  # [B, N, 1]
     masked = torch.where(hidden, torch.nan, patches)
     shown = torch.where(hidden, prediction, patches) if paste else prediction
-    return unpatchify(masked, size, input.shape), unpatchify(shown, size, input.shape)
-
-
-def patchify(x: Tensor, patch: tuple[int, ...]) -> Tensor:
-    """[B, C, *sizes] -> [B, N, P]."""
-    batch, channels, *sizes = x.shape
-    split = [n for size, p in zip(sizes, patch, strict=True) for n in (size // p, p)]
-    d = len(patch)
-    grid, inner = range(2, 2 + 2 * d, 2), range(3, 3 + 2 * d, 2)
-    x = x.reshape(batch, channels, *split).permute(0, *grid, *inner, 1)
-    return x.reshape(batch, math.prod(split[::2]), -1)
-
-
-def unpatchify(x: Tensor, patch: tuple[int, ...], shape: Sequence[int]) -> Tensor:
-    """[B, N, P] -> [B, C, *sizes]."""
-    batch, channels, *sizes = shape
-    d = len(patch)
-    grid = [size // p for size, p in zip(sizes, patch, strict=True)]
-    x = x.reshape(batch, *grid, *patch, channels)
-    order = [axis for i in range(d) for axis in (1 + i, 1 + d + i)]
-    return x.permute(0, 1 + 2 * d, *order).reshape(*shape)
+    return unpatchify(masked, size, patch), unpatchify(shown, size, patch)
 
 
 def spectrogram_picture(
@@ -91,8 +72,7 @@ def spectrogram_picture(
             scaled = ((x.T.flip(0) - low) / max(high - low, 1e-6)).clamp(0, 1).numpy()
             row.append(cmap(np.ma.masked_invalid(scaled))[..., :3])  # [F, T, 3]
         rows.append(row)
-    scale = max(1, round(96 / rows[0][0].shape[0]))
-    rows = [[x.repeat(scale, 0).repeat(scale, 1) for x in row] for row in rows]
+    rows = [[_enlarge(image) for image in row] for row in rows]
     names = ["input", "what the encoder sees", "reconstruction"]
     _save_sheet(path, rows, title=title, columns=names, y="frequency (mel)")
 
@@ -116,12 +96,11 @@ def video_picture(
     offset, factor = (torch.tensor(list(x)).view(3, 1, 1, 1) for x in (mean, std))
     rows = []
     for i in range(min(clips, len(input))):
-        for x in (input, masked, shown):
-            pixels = x[i].float().cpu()[:, times] * factor + offset  # [3, T, H, W]
-            pixels = pixels.nan_to_num(HIDDEN).clamp(0, 1).permute(1, 2, 3, 0).numpy()
-            rows.append(list(pixels))
-    scale = max(1, round(96 / rows[0][0].shape[0]))
-    rows = [[x.repeat(scale, 0).repeat(scale, 1) for x in row] for row in rows]
+        for values in (input, masked, shown):
+            pixels = values[i].float().cpu()[:, times] * factor + offset  # [3, T, H, W]
+            pixels = pixels.nan_to_num(HIDDEN).clamp(0, 1).permute(1, 2, 3, 0)
+            rows.append(list(pixels.numpy()))
+    rows = [[_enlarge(image) for image in row] for row in rows]
     names = ["input", "visible", "rebuilt"] * (len(rows) // 3)
     _save_sheet(path, rows, title=title, labels=names, groups=3, x="time")
 
@@ -216,22 +195,26 @@ def _flat(row: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
     return found
 
 
-def _panels(series: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Panel title -> series drawn in it; what is not a loss, rate or probe is left out."""
-    together = {
-        "retrieval R@1 (val)": lambda n: "retrieval/" in n and n.endswith("_r1"),
-        "retrieval median rank (val)": lambda n: "retrieval/" in n and n.endswith("_median"),
-        "kNN accuracy (val)": lambda n: "knn/" in n,
-        "effective rank, RankMe (val)": lambda n: "rankme/" in n,
-    }
-    alone = [n for n in series if n == "loss" or n.startswith(("loss/", "losses/"))]
-    panels = {("total loss" if n == "loss" else f"loss {n.split('/', 1)[1]}"): [n] for n in alone}
-    panels |= {n: [n] for n in series if n in ("lr", "grad_norm")}
-    for title, belongs in together.items():
-        names = [n for n in series if belongs(n)]
-        if names:
-            panels[title] = names
-    return panels
+def _panels(series: Mapping[str, Points]) -> dict[str, list[str]]:
+    """Panel title -> series drawn in it; times and figures that never change are left out."""
+    drawn = [name for name, points in series.items() if len({value for _, value in points}) > 1]
+    panels: dict[str, list[str]] = {}
+    for name in drawn:
+        kind, _, rest = name.partition("/")
+        if kind in ("loss", "log", "lr"):
+            title = f"{'loss ' if kind == 'loss' else ''}{rest.replace('_', ' ')}"
+            panels[title if rest else {"loss": "total loss"}.get(kind, kind)] = [name]
+        elif kind == "grad":
+            panels.setdefault("gradient norm", []).append(name)
+        elif kind == "retrieval":
+            what = "R@1" if name.endswith("_r1") else "median rank"
+            panels.setdefault(f"retrieval {what} (val)", []).append(name)
+        elif kind in ("knn", "rankme"):
+            title = "kNN accuracy (val)" if kind == "knn" else "effective rank, RankMe (val)"
+            panels.setdefault(title, []).append(name)
+    order = ("total", "loss", "lr", "gradient", "retrieval", "kNN", "effective")
+    place = {word: i for i, word in enumerate(order)}
+    return dict(sorted(panels.items(), key=lambda item: place.get(item[0].split(" ")[0], 1.5)))
 
 
 def _stages(points: Points, bounds: Sequence[tuple[int, str]]) -> list[Points]:
@@ -261,6 +244,12 @@ def _curve(axes: Axes, points: Points, *, colour: str, label: str | None) -> Non
     axes.plot(steps, values, linewidth=0.6, alpha=0.3, color=colour)
     mean = (sums[last] - sums[first]) / (last - first)
     axes.plot(steps, mean, linewidth=1.3, color=colour, label=label)
+
+
+def _enlarge(image: Image) -> Image:
+    """Small pictures at a whole multiple of their size, about 128 pixels high, or as they are."""
+    scale = max(1, round(128 / image.shape[0]))
+    return image.repeat(scale, 0).repeat(scale, 1)
 
 
 def _save_sheet(

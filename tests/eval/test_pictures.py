@@ -10,36 +10,16 @@ import torch
 from avssl.eval import pictures, report
 from avssl.eval.features import Features
 from avssl.eval.probes import evaluate
+from avssl.ops.patches import patchify, unpatchify
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@pytest.mark.parametrize(
-    ("shape", "patch"), [((2, 1, 32, 16), (16, 8)), ((2, 3, 4, 32, 32), (2, 16, 16))]
-)
-def test_patches_come_back(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
-    x = torch.randn(shape)
-    patches = pictures.patchify(x, patch)
-    assert torch.equal(pictures.unpatchify(patches, patch, shape), x)
-
-
-def test_order_of_patches_and_values() -> None:
-    """Audio index t * 8 + f, video t * 196 + h * 14 + w; in a patch time, row, column, RGB."""
-    audio = torch.arange(64 * 8).view(1, 1, 64, 8).repeat_interleave(16, 2).repeat_interleave(16, 3)
-    assert pictures.patchify(audio, (16, 16))[0, :, 0].tolist() == list(range(512))
-    video = torch.arange(4 * 196).view(1, 1, 4, 14, 14)
-    video = video.repeat_interleave(2, 2).repeat_interleave(16, 3).repeat_interleave(16, 4)
-    patches = pictures.patchify(video.expand(1, 3, 8, 224, 224), (2, 16, 16))
-    assert patches.shape == (1, 784, 1536) and patches[0, :, 0].tolist() == list(range(784))
-    inner = torch.arange(2 * 2 * 2 * 3).view(1, 2, 2, 2, 3).permute(0, 4, 1, 2, 3)
-    assert pictures.patchify(inner, (2, 2, 2)).flatten().tolist() == list(range(24))
 
 
 @pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("paste", [True, False])
 def test_a_perfect_prediction_gives_the_input(normalized: bool, paste: bool) -> None:
     x = torch.randn(2, 3, 4, 32, 32) * 3 + 1
-    patches = pictures.patchify(x, (2, 16, 16))
+    patches = patchify(x, (2, 16, 16))
     mask = torch.zeros(2, 8)
     mask[:, 2:] = 1
     target = patches
@@ -51,8 +31,8 @@ def test_a_perfect_prediction_gives_the_input(normalized: bool, paste: bool) -> 
         x, target, mask, patch=[2, 16, 16], normalized=normalized, paste=paste
     )
     assert torch.allclose(shown, x, atol=1e-5)
-    assert torch.equal(masked.isnan(), pictures.unpatchify(
-        mask.unsqueeze(-1).expand_as(patches), (2, 16, 16), x.shape).bool())  # fmt: skip
+    assert torch.equal(masked.isnan(), unpatchify(
+        mask.unsqueeze(-1).expand_as(patches), (4, 32, 32), (2, 16, 16)).bool())  # fmt: skip
 
 
 def test_paste_shows_visible_patches() -> None:
@@ -104,14 +84,20 @@ def test_curves_follow_stages(tmp_path: Path) -> None:
         for step in range(100):
             row = {"stage": stage, "step": step, "loss": 1 / (step + 1), "lr": 1e-3}
             if step % 20 == 0:
-                row |= {"probe/knn/audio": 0.5, "probe/retrieval/audio_to_video_r1": 0.1}
-            rows.append(row)
+                rows.append({"stage": stage, "step": step, "knn/audio": step / 200})
+            rows.append(row | {"loss/inter": 3.0 - step / 99, "time": {"data_ms": step}})
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     series, bounds = pictures.read_metrics(metrics)
     assert [stage for _, stage in bounds] == ["stage1", "stage2", "stage2.2"]
     steps = [step for step, _ in series["loss"]]
     assert steps == list(range(300))
     assert [start for start, _ in bounds] == [0, 100, 200]
+    panels = pictures._panels(series)  # without the times and the learning rate, which is constant
+    assert panels == {
+        "total loss": ["loss"],
+        "loss inter": ["loss/inter"],
+        "kNN accuracy (val)": ["knn/audio"],
+    }
     pictures.curves_picture(tmp_path / "curves.png", metrics)
     assert not_blank(tmp_path / "curves.png")
 
