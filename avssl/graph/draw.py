@@ -11,7 +11,7 @@ from html import escape
 from avssl.graph.check import Report
 from avssl.graph.dryrun import BATCHES
 
-LINE, PADDING, GAP_X, GAP_Y, CHARACTER = 15, 8, 28, 64, 6.6
+LINE, PADDING, GAP_X, GAP_Y, CHARACTER = 15, 8, 28, 70, 6.6
 COLOURS = {"input": "#e8eef7", "node": "#ffffff", "loss": "#fdf1d8"}
 
 
@@ -123,27 +123,70 @@ def svg(report: Report) -> str:
     paths = _layers(boxes, edges)
     layers = _order(boxes)
     _place(boxes, layers)
-    width = max(box.x + box.width / 2 for box in boxes.values()) + 20
+    width = max(box.x + box.width / 2 for box in boxes.values()) + 60
     height = max(box.y + box.height for box in boxes.values()) + 20
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="monospace" font-size="11">',
-        "<style>.e{fill:none;stroke:#55606e}.d{stroke:#c0392b}.t{fill:#55606e;font-size:9px}</style>",
+        "<style>.e{fill:none;stroke:#55606e}.d{stroke:#c0392b}.t{fill:#3b4a5c;font-size:9px;"
+        "paint-order:stroke;stroke:white;stroke-width:3px}</style>",
         '<rect width="100%" height="100%" fill="white"/>',
     ]
-    seen: set[tuple[str, str]] = set()
-    for edge, path in zip(edges, paths):
-        parts.append(_draw_edge([boxes[name] for name in path], edge))
-        if edge.label and (edge.source, edge.label) not in seen:
-            seen.add((edge.source, edge.label))
-            start, second = boxes[path[0]], boxes[path[1]]
-            x = start.x + (second.x - start.x) * 0.3
-            y = start.y + start.height + (GAP_Y - 20) * 0.3 + 10 * (
-                sum(1 for source, _ in seen if source == edge.source) - 1
-            )
-            parts.append(f'<text class="t" x="{x + 3:.0f}" y="{y:.0f}">{escape(edge.label)}</text>')
+    starts = _departures(boxes, edges, paths)
+    ends = _arrivals(boxes, edges, paths)
+    parts += [
+        _draw_edge([start, *((boxes[name].x, boxes[name].y) for name in path[1:-1]), end], edge)
+        for edge, path, start, end in zip(edges, paths, starts, ends)
+    ]
+    labels: dict[tuple[float, float], str] = {
+        start: edge.label for edge, start in zip(edges, starts) if edge.label
+    }
+    rows: dict[float, list[tuple[float, float]]] = {}
+    for (x, y), label in sorted(labels.items()):
+        # Labels of one row step down until they stand free of those already placed.
+        taken = rows.setdefault(y, [])
+        level = 0
+        while any(row == level and x < right for row, right in taken):
+            level += 1
+        taken.append((level, x + len(label) * 5.5 + 6))
+        parts.append(
+            f'<text class="t" x="{x + 3:.0f}" y="{y + 12 + 10 * level:.0f}">{escape(label)}</text>'
+        )
     parts += [_draw_box(box) for box in boxes.values() if box.lines]
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _departures(
+    boxes: dict[str, Box], edges: list[Edge], paths: list[list[str]]
+) -> list[tuple[float, float]]:
+    """Where each edge leaves its box: one point for each output, spread over the lower side."""
+    slots: dict[str, dict[str, float]] = {}
+    for edge, path in zip(edges, paths):
+        slots.setdefault(edge.source, {}).setdefault(edge.label, boxes[path[1]].x)
+    points = []
+    for edge in edges:
+        box, own = boxes[edge.source], slots[edge.source]
+        rank = sorted(own, key=lambda label: own[label]).index(edge.label)
+        x = box.x + box.width * ((rank + 0.5) / len(own) - 0.5)
+        points.append((x, box.y + box.height))
+    return points
+
+
+def _arrivals(
+    boxes: dict[str, Box], edges: list[Edge], paths: list[list[str]]
+) -> list[tuple[float, float]]:
+    """Where each edge enters its box, spread over the upper side in the order they come."""
+    into: dict[str, list[int]] = {}
+    for index, edge in enumerate(edges):
+        into.setdefault(edge.target, []).append(index)
+    points: list[tuple[float, float]] = [(0.0, 0.0)] * len(edges)
+    for target, indices in into.items():
+        box = boxes[target]
+        indices.sort(key=lambda index: boxes[paths[index][-2]].x)
+        for rank, index in enumerate(indices):
+            x = box.x + box.width * ((rank + 0.5) / len(indices) - 0.5)
+            points[index] = (x, box.y)
+    return points
 
 
 def _drop_loose(boxes: dict[str, Box], edges: list[Edge]) -> dict[str, Box]:
@@ -203,34 +246,39 @@ def _place(boxes: dict[str, Box], layers: list[list[str]]) -> None:
     """Set coordinates: rows from the top, boxes near the mean of their neighbours."""
     y = 20.0
     for layer in layers:
-        x = 20.0
-        for name in layer:
-            box = boxes[name]
-            box.x, box.y = x + box.width / 2, y
-            x += box.width + GAP_X
+        for index, name in enumerate(layer):
+            boxes[name].x, boxes[name].y = 160.0 * index, y
         y += max(boxes[name].height for name in layer) + GAP_Y
-    for sweep in range(12):
+    for sweep in range(40):
         for layer in layers if sweep % 2 else reversed(layers):
             wanted = []
             for name in layer:
-                near = boxes[name].above if sweep % 2 else boxes[name].below
-                wanted.append(_mean((boxes[other].x for other in near), boxes[name].x))
-            edge = 20.0
-            for name, target in zip(layer, wanted):
                 box = boxes[name]
-                box.x = max(target, edge + box.width / 2)
-                edge = box.x + box.width / 2 + GAP_X
-            shift = _mean(
-                (target - boxes[name].x for name, target in zip(layer, wanted)), 0.0
-            )
-            room = boxes[layer[0]].x - boxes[layer[0]].width / 2 - 20.0
-            for name in layer:
-                boxes[name].x += max(shift, -room)
+                near = [*box.above, *box.below] if sweep > 20 else (box.above or box.below)
+                wanted.append(_mean((boxes[other].x for other in near), box.x))
+            # The mean of packing from the left and from the right keeps the row balanced.
+            left = _pack([boxes[name] for name in layer], wanted)
+            mirrored = _pack([boxes[name] for name in layer[::-1]], [-x for x in wanted[::-1]])
+            for name, x, other in zip(layer, left, mirrored[::-1]):
+                boxes[name].x = (x - other) / 2
+    shift = 20 - min(box.x - box.width / 2 for box in boxes.values())
+    for box in boxes.values():
+        box.x += shift
 
 
-def _draw_edge(path: list[Box], edge: Edge) -> str:
-    points = [(path[0].x, path[0].y + path[0].height)]
-    points += [(box.x, box.y) for box in path[1:]]
+def _pack(row: list[Box], wanted: list[float]) -> list[float]:
+    """Positions at or right of the wanted ones that do not overlap."""
+    positions: list[float] = []
+    for index, (box, target) in enumerate(zip(row, wanted)):
+        if index:
+            before = row[index - 1]
+            gap = GAP_X if box.lines and before.lines else GAP_X / 2
+            target = max(target, positions[-1] + before.width / 2 + gap + box.width / 2)
+        positions.append(target)
+    return positions
+
+
+def _draw_edge(points: list[tuple[float, float]], edge: Edge) -> str:
     data = f"M{points[0][0]:.0f},{points[0][1]:.0f}"
     for (x0, y0), (x1, y1) in zip(points, points[1:]):
         middle = (y0 + y1) / 2

@@ -5,6 +5,7 @@ trained parameter; measures shapes and FLOPs on the way.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ class Trace:
         shapes: node name -> output port -> shape, with batch size 2; sub-graph nodes are named
             ``node/inner``; ``batch`` holds the inputs.
         dtypes: the same for dtypes.
-        flops: node name -> floating-point operations of its forward, for one clip.
+        flops: node name (outermost only) -> floating-point operations of its forward, one clip.
         reached: loss name -> parameters (state-dict keys) that get a gradient from it.
     """
 
@@ -50,11 +51,11 @@ def dry_run(graph: Graph, problems: Problems) -> Trace:
     modes = {name: module.training for name, module in graph.named_modules()}
     graph.train()
     try:
-        for batch in BATCHES:
-            runner = _Runner(graph, batch, problems, trace if batch == BATCHES[0] else None)
-            values = runner.run()
-            if batch == BATCHES[0]:
-                _gradients(graph, values, trace)
+        values = _Runner(graph, BATCHES[0], problems, trace).run()
+        for name in spec.losses:
+            trace.reached[name] = _reached(graph, _loss_value(values, name))
+        with torch.no_grad():
+            _Runner(graph, BATCHES[1], problems, None).run()
         if len(problems.found) == before and spec.losses:
             _report_reach(graph, trace, problems)
     except _Failed:
@@ -91,11 +92,11 @@ class _Runner:
         spec = graph.spec
         self.run_calls(plan(spec, list(spec.calls)), graph, spec, values, "")
         for name in spec.losses:
-            key = next(key for key in values if key.startswith(f"{name}."))
-            if tuple(values[key].shape) != ():
+            loss = _loss_value(values, name)
+            if loss.dim():
                 self.problems.add(
                     spec.losses[name].place,
-                    f"loss '{name}' must be a scalar, its shape is {_shape(values[key])}.",
+                    f"loss '{name}' must be a scalar, its shape is {_shape(loss)}.",
                 )
                 raise _Failed
         return values
@@ -114,8 +115,8 @@ class _Runner:
                 arguments[port] = arguments[port].detach()
             module = parent.get_submodule(call.module)
             name = f"{path}{call.name}"
-            counter = FlopCounterMode(display=False)
-            with counter, torch.set_grad_enabled(torch.is_grad_enabled() and not call.no_grad):
+            counter = FlopCounterMode(display=False) if self.trace and not path else None
+            with counter or nullcontext(), torch.set_grad_enabled(torch.is_grad_enabled() and not call.no_grad):
                 if isinstance(module, SubGraph):
                     result = self.run_sub_graph(call, module, spec, arguments, name)
                 else:
@@ -128,7 +129,7 @@ class _Runner:
             for port, key in call.outputs:
                 values[key] = result[port]
             self.record(name, result)
-            if self.trace is not None:
+            if self.trace is not None and counter is not None:
                 self.trace.flops[name] = counter.get_total_flops() // self.batch
 
     def run_block(
@@ -205,19 +206,25 @@ def _declared(item: Input) -> str:
     return f"[{', '.join(str(size) for size in item.shape)}]{kind}"
 
 
-def _gradients(graph: Graph, values: dict[str, Any], trace: Trace) -> None:
-    """Which parameters each loss reaches, from autograd itself."""
-    named = {key: p for key, p in graph.named_parameters() if p.requires_grad}
-    for name in graph.spec.losses:
-        loss = next(value for key, value in values.items() if key.startswith(f"{name}."))
-        trace.reached[name] = set()
-        if loss.requires_grad and named:
-            gradients = torch.autograd.grad(
-                loss, list(named.values()), retain_graph=True, allow_unused=True
-            )
-            trace.reached[name] = {
-                key for key, gradient in zip(named, gradients) if gradient is not None
-            }
+def _loss_value(values: dict[str, Any], name: str) -> Tensor:
+    return next(value for key, value in values.items() if key.startswith(f"{name}."))
+
+
+def _reached(graph: Graph, loss: Tensor) -> set[str]:
+    """The parameters a loss trains: the leaves of its autograd graph."""
+    names = {id(parameter): key for key, parameter in graph.named_parameters()}
+    found: set[str] = set()
+    waiting, seen = [loss.grad_fn], set()
+    while waiting:
+        function = waiting.pop()
+        if function is None or function in seen:
+            continue
+        seen.add(function)
+        leaf = getattr(function, "variable", None)
+        if leaf is not None and id(leaf) in names:
+            found.add(names[id(leaf)])
+        waiting += [above for above, _ in function.next_functions]
+    return found
 
 
 def _report_reach(graph: Graph, trace: Trace, problems: Problems) -> None:
