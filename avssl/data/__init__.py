@@ -1,0 +1,1 @@
+"""From files to batches: manifests, media reading, features, loading."""

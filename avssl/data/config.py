@@ -1,0 +1,106 @@
+"""The `data` section of an experiment: where clips come from and what each graph input is made of."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+# Statistics of ImageNet (RGB, 0 to 1), used by every recipe for pictures.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class FbankConfig:
+    """Log-mel filterbank of the window's sound: float32 [B, 1, frames, bins].
+
+    Kaldi's fbank (25 ms Hanning window, 10 ms shift, htk_compat, no energy, no dither) of the
+    mean-removed waveform, padded with zeros or cut to `frames`, then (x - mean) / (2 std).
+    """
+
+    type: Literal["fbank"] = "fbank"
+    sample_rate: int = 16000  # Hz
+    bins: int = 128  # mel bins
+    frames: int = 1024  # rows of 10 ms; shorter windows are padded
+    mean: float = -4.2677393  # AudioSet's; one number for the data set, never per clip
+    std: float = 4.5689974
+    shift: bool = (
+        False  # training: roll the waveform by a random amount (parts it from the picture)
+    )
+    gain: bool = False  # training: multiply the waveform by Beta(10, 10) + 0.5
+
+    def __post_init__(self) -> None:
+        _positive(self, "sample_rate", "bins", "frames", "std")
+
+
+@dataclass(frozen=True)
+class FramesConfig:
+    """Pictures at uniform times of the window: float32 [B, 3, frames, size, size].
+
+    Frame k of K is the picture shown at start + k * window / K; RGB / 255, (x - mean) / std.
+    """
+
+    type: Literal["frames"] = "frames"
+    frames: int = 8  # pictures per window
+    size: int = 224  # pixels, square
+    mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
+    std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
+    # training: random short side in [low, high] and a random crop, e.g. [256, 320]; null: short
+    # side = size and the centre crop, which evaluation always uses
+    short_side: list[int] | None = None
+    flip: float = 0.0  # training: probability of a horizontal flip
+
+    def __post_init__(self) -> None:
+        _positive(self, "frames", "size")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError("mean and std need three numbers each (R, G, B), std above 0")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip is a probability, found {self.flip}")
+        if self.short_side is not None:
+            if (
+                len(self.short_side) != 2
+                or not self.size <= self.short_side[0] <= self.short_side[1]
+            ):
+                raise ValueError(
+                    f"short_side needs [low, high] with size ({self.size}) <= low <= high, "
+                    f"found {self.short_side}"
+                )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the clips come from, and what each graph input is made of."""
+
+    source: str = "corpus:scenes"  # corpus:NAME (built in), a folder of media, or a manifest.csv
+    cache: str | None = (
+        None  # built-in corpora and folder scans; null: $AVSSL_CACHE or ~/.cache/avssl
+    )
+    window: float = 2.0  # seconds, the same stretch of time for sound and picture
+    batch: int = 64  # clips per step, all ranks together
+    workers: int = 1  # loader processes per rank; 0 reads in the training process
+    prefetch: int = 2  # batches that each worker reads ahead
+    time_limit: float = 20.0  # seconds for one clip, then it is given up and replaced
+    max_bad_share: float = 0.2  # more unreadable clips than this stop the run
+    inputs: dict[str, FbankConfig | FramesConfig] = field(default_factory=dict)  # input -> recipe
+
+    def __post_init__(self) -> None:
+        _positive(self, "window", "batch", "prefetch", "time_limit")
+        if self.workers < 0:
+            raise ValueError(f"workers must be 0 or more, found {self.workers}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share is a share, 0 to 1, found {self.max_bad_share}")
+
+    @property
+    def needs_audio(self) -> bool:
+        """Whether an input is made from the sound."""
+        return any(isinstance(item, FbankConfig) for item in self.inputs.values())
+
+    @property
+    def needs_video(self) -> bool:
+        """Whether an input is made from the picture."""
+        return any(isinstance(item, FramesConfig) for item in self.inputs.values())
+
+
+def _positive(item: object, *names: str) -> None:
+    for name in names:
+        value = getattr(item, name)
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, found {value}")

@@ -1,0 +1,230 @@
+"""Batches for training and evaluation: a fixed order, worker processes, failures counted.
+
+Letters: B batch (this rank's share of the global batch).
+"""
+
+import copy
+import math
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from avssl.data.config import DataConfig
+from avssl.data.dataset import ClipDataset
+from avssl.data.processes import death, follow, server_context, without_main
+from avssl.errors import UserError
+
+Item = tuple[int, int]  # (epoch, index)
+_SHARE_WINDOW = 256  # clips over which the share of bad ones is taken
+_SHARE_FROM = 32  # clips seen before it counts
+
+
+def steps_per_epoch(dataset: ClipDataset, config: DataConfig) -> int:
+    """Full global batches in one pass; the rest of an epoch's order is dropped.
+
+    Raises:
+        UserError: there are fewer clips than the batch has rows.
+    """
+    steps = len(dataset) // config.batch
+    if steps == 0:
+        raise UserError(
+            f"the split '{dataset.split}' has {len(dataset)} usable clips, fewer than data.batch = "
+            f"{config.batch}: set data.batch to at most {len(dataset)}"
+        )
+    return steps
+
+
+def make_loader(
+    dataset: ClipDataset,
+    config: DataConfig,
+    *,
+    seed: int,
+    start_step: int,
+    steps: int,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+) -> "Loader":
+    """Batches of the steps start_step to steps - 1, shuffled anew each epoch, without end.
+
+    The order is a function of (seed, epoch) alone: a loader started at step k gives what an
+    uninterrupted one gives from step k on, and the batches of all ranks, one below the other, are
+    the batch of a single process.
+
+    Args:
+        rank, world: this rank gets rows [rank * b : (rank + 1) * b] of each global batch.
+        device: where the batches go; pictures are normalised there.
+
+    Raises:
+        UserError: the batch is larger than the data set or not a multiple of `world`.
+    """
+    if config.batch % world:
+        raise UserError(f"data.batch = {config.batch} is not a multiple of {world} processes")
+    steps_per_epoch(dataset, config)
+    dataset = copy.copy(dataset)
+    dataset.seed = seed
+    batches = _TrainBatches(
+        len(dataset),
+        config.batch,
+        seed=seed,
+        steps=range(start_step, steps),
+        rank=rank,
+        world=world,
+    )
+    return Loader(dataset, config, batches, device=device)
+
+
+def make_eval_loader(
+    dataset: ClipDataset,
+    config: DataConfig,
+    *,
+    clips: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+) -> "Loader":
+    """Each clip once, in order, the last batch shorter; with `clips`, evenly spread ones.
+
+    With several ranks each gets the same number of batches; some clips may come twice then.
+    """
+    number = len(dataset) if clips is None else min(clips, len(dataset))
+    chosen = [index * len(dataset) // number for index in range(number)]
+    share = math.ceil(number / world)
+    mine = [chosen[index % number] for index in range(rank * share, (rank + 1) * share)]
+    size = max(1, config.batch // world)
+    batches = [[(0, index) for index in mine[i : i + size]] for i in range(0, len(mine), size)]
+    return Loader(dataset, config, batches, device=device)
+
+
+class Loader:
+    """Iterable of batches; worker processes live for one iteration and end with it.
+
+    A batch is a dict: a tensor for each entry of `data.inputs`, `label` [B], `clip` [B] (row in the
+    manifest), `replaced` [B] (1 where an unreadable clip was replaced), `failures`: (path, reason).
+
+    Raises, while iterating:
+        UserError: too large a share of clips is unreadable, or a worker process died.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        config: DataConfig,
+        batches: Sequence[list[Item]],
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.batches = batches
+        self.device = torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        watch = _BadShare(self.dataset, self.config)
+        workers = min(self.config.workers, len(self.batches))
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=self.batches,  # type: ignore[arg-type]
+            collate_fn=self.dataset.collate,
+            num_workers=workers,
+            prefetch_factor=self.config.prefetch if workers else None,
+            multiprocessing_context=server_context() if workers else None,
+            worker_init_fn=_Worker() if workers else None,
+            pin_memory=self.device.type == "cuda",
+        )
+        with without_main():
+            iterator = iter(loader)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                message = _death(iterator, error)
+                if message is None:
+                    raise
+                raise UserError(message) from None
+            watch.add(batch)
+            yield self.dataset.finish(batch, self.device)
+
+
+class _TrainBatches(Sequence[list[Item]]):
+    """Items of each step's batch, computed when asked for."""
+
+    def __init__(
+        self, clips: int, batch: int, *, seed: int, steps: range, rank: int, world: int
+    ) -> None:
+        self.clips, self.batch, self.seed, self.steps = clips, batch, seed, steps
+        share = batch // world
+        self.rows = slice(rank * share, (rank + 1) * share)
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, position: Any) -> Any:
+        if not 0 <= position < len(self.steps):
+            raise IndexError(position)
+        epoch, place = divmod(self.steps[position], self.clips // self.batch)
+        if self._order is None or self._order[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.clips)
+            self._order = (epoch, order)
+        rows = self._order[1][place * self.batch : (place + 1) * self.batch][self.rows]
+        return [(epoch, int(index)) for index in rows]
+
+
+class _BadShare:
+    """Stops the run when too many of the last clips were unreadable."""
+
+    def __init__(self, dataset: ClipDataset, config: DataConfig) -> None:
+        self.limit = config.max_bad_share
+        self.enough = min(_SHARE_FROM, len(dataset))
+        self.seen: deque[int] = deque(maxlen=_SHARE_WINDOW)
+        self.reasons: deque[tuple[str, str]] = deque(maxlen=3)
+
+    def add(self, batch: dict[str, Any]) -> None:
+        self.reasons.extend(batch["failures"])
+        self.seen.extend(batch["replaced"].tolist())
+        bad = sum(self.seen)
+        hopeless = len(batch["replaced"]) > 0 and len(batch) == 4  # the batch has no inputs
+        if hopeless or (len(self.seen) >= self.enough and bad > self.limit * len(self.seen)):
+            examples = "; ".join(f"{path}: {reason}" for path, reason in self.reasons)
+            raise UserError(
+                f"{bad} of the last {len(self.seen)} clips could not be read, more than "
+                f"data.max_bad_share = {self.limit:g} allows; the last: {examples}. "
+                "List all with tools/check_data.py"
+            )
+
+
+class _Worker:
+    """Set-up of a worker process."""
+
+    def __init__(self) -> None:
+        self.parent = os.getpid()
+
+    def __call__(self, worker: int) -> None:
+        follow(self.parent)
+
+
+def _death(iterator: Any, error: RuntimeError) -> str | None:
+    """What to tell when the error means that a worker process died; None if it does not."""
+    if "worker" not in str(error) or "exited" not in str(error) and "killed" not in str(error):
+        return None
+    codes = [process.exitcode for process in getattr(iterator, "_workers", [])]
+    code = next((code for code in codes if code), None)
+    if code is None or code > 0:
+        advice = "set data.workers=0 to see the error itself"
+    elif -code == signal.SIGKILL:
+        advice = "lower data.workers, data.prefetch or data.batch"
+    else:
+        advice = "find the file with tools/check_data.py"
+    return f"a loader process {death(code)}: {advice}"

@@ -1,0 +1,213 @@
+"""Manifests: a CSV of clips, relative to its own folder, with what the scan found out about each."""
+
+import csv
+import dataclasses
+import hashlib
+import os
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from avssl.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row: a file or a stretch of it. Times are seconds from the first picture shown
+    (from the first sample in files without a picture)."""
+
+    # written by the user
+    path: str  # relative to the manifest's folder, forward slashes
+    start: float | None = None  # s; None: from the beginning
+    end: float | None = None  # s; None: to the end
+    label: str = ""
+    text: str = ""
+    split: str = ""  # train, val or test
+    # recorded by the scan
+    reader: str = ""  # decord, pyav (may seek) or pyav-linear (decodes from the start); "": none
+    has_video: bool | None = None  # None: not scanned yet
+    has_audio: bool | None = None
+    duration: float | None = None  # s, of the picture; of the sound in files without a picture
+    fps: float | None = None  # mean pictures per second
+    frames: int | None = None  # pictures that decoding yields
+    width: int | None = None  # pixels, upright
+    height: int | None = None
+    rotation: int = 0  # degrees counter-clockwise that make a decoded picture upright
+    wav: str = ""  # 16 kHz wav beside the clip that replaces the container's sound
+    sound_offset: float = 0.0  # s from the first picture to the first sample
+    sound_duration: float | None = None  # s
+    reason: str = ""  # why the clip, or one of its streams, cannot be used
+    extra: dict[str, str] = field(
+        default_factory=dict
+    )  # the user's other columns, kept as they are
+
+    @property
+    def scanned(self) -> bool:
+        """Whether the recorded columns are filled."""
+        return self.has_video is not None
+
+
+_COLUMNS = [item.name for item in dataclasses.fields(Clip) if item.name != "extra"]
+_TYPES = typing.get_type_hints(Clip)
+
+
+@dataclass
+class Manifest:
+    """Clips and the folder that their paths are relative to."""
+
+    root: Path
+    clips: list[Clip]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "Manifest":
+        """Read a CSV with at least a `path` column.
+
+        Raises:
+            UserError: no such file, no `path` column, a value of the wrong type, a path that leaves
+                the manifest's folder, or an unknown split.
+        """
+        path = Path(path)
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                header = reader.fieldnames or []
+                if "path" not in header:
+                    raise UserError(
+                        f"{path} has no column 'path': its first line must name the columns, "
+                        "at least path, and label, text, split, start, end where there are some"
+                    )
+                clips = [_clip(row, f"{path}, line {reader.line_num}") for row in reader]
+        except OSError as error:
+            raise UserError(
+                f"cannot read the manifest {path}: {error.strerror}; give a manifest.csv or a folder"
+            ) from None
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from None
+        if not clips:
+            raise UserError(f"the manifest {path} lists no clip")
+        return cls(path.parent, clips)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the CSV; whole or not at all. Its folder must be the manifest's root."""
+        path = Path(path)
+        extra = list(dict.fromkeys(key for clip in self.clips for key in clip.extra))
+        partial = path.with_name(path.name + f".{os.getpid()}.part")
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS + extra)
+            for clip in self.clips:
+                cells = [_cell(getattr(clip, name)) for name in _COLUMNS]
+                writer.writerow(cells + [clip.extra.get(key, "") for key in extra])
+        os.replace(partial, path)
+
+    def file(self, clip: Clip) -> Path:
+        """Where the clip's file lies."""
+        return self.root / safe_path(clip.path, f"manifest in {self.root}")
+
+    def sound_file(self, clip: Clip) -> Path:
+        """Where the clip's sound lies: the wav beside it, or the clip itself."""
+        if clip.wav:
+            return self.root / safe_path(clip.wav, f"manifest in {self.root}")
+        return self.file(clip)
+
+    def classes(self) -> list[str]:
+        """Label names of all splits in the order of their numbers (sorted)."""
+        names = {clip.label for clip in self.clips if clip.label}
+        if all(name.isascii() and name.isdigit() for name in names):
+            return sorted(names, key=int)
+        return sorted(names)
+
+    def with_splits(self) -> "Manifest":
+        """A copy in which every clip has a split: the given ones, else `hash_split` of the path."""
+        if any(clip.split for clip in self.clips):
+            return self
+        clips = [dataclasses.replace(clip, split=hash_split(clip.path)) for clip in self.clips]
+        return Manifest(self.root, clips)
+
+
+def hash_split(path: str) -> str:
+    """Split of a clip that has none, from its path alone: 80% train, 10% val, 10% test.
+
+    Adding or removing other files never moves a clip.
+    """
+    share = int(hashlib.sha256(path.encode()).hexdigest()[:8], 16) % 100
+    return "train" if share < 80 else "val" if share < 90 else "test"
+
+
+def safe_path(path: str, where: str) -> str:
+    """The path if it stays below the folder it is relative to.
+
+    Raises:
+        UserError: it is absolute or climbs out.
+    """
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    if not path or os.path.isabs(path) or "\0" in path or ".." in parts or parts[0].endswith(":"):
+        raise UserError(
+            f"{where}: path {path!r} points outside the manifest's folder; rows may only name files "
+            "below it, so move the manifest up or link the files in"
+        )
+    return path
+
+
+def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
+    """Write a manifest into the folder that the clips' paths are relative to."""
+    Manifest(Path(path).parent, list(clips)).write(path)
+
+
+def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Number of each label name, -1 for none."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    return [numbers.get(name, -1) for name in names]
+
+
+def _clip(row: dict[str | None, str | list[str] | None], where: str) -> Clip:
+    values: dict[str, typing.Any] = {}
+    extra: dict[str, str] = {}
+    for key, text in row.items():
+        if key is None:
+            raise UserError(f"{where}: more cells than columns; quote cells that hold a comma")
+        if not isinstance(text, str):
+            raise UserError(f"{where}: fewer cells than columns")
+        if key not in _COLUMNS:
+            extra[key] = text
+        elif text.strip() or _TYPES[key] is str:
+            values[key] = _parse(text.strip(), _TYPES[key], f"{where}: column '{key}'")
+    safe_path(values["path"], where)
+    if values.get("wav"):
+        safe_path(values["wav"], where)
+    if values.get("split") and values["split"] not in SPLITS:
+        raise UserError(f"{where}: split {values['split']!r} is none of {', '.join(SPLITS)}")
+    clip = Clip(**values, extra=extra)
+    if (clip.start or 0) < 0 or (clip.end is not None and clip.end <= (clip.start or 0)):
+        raise UserError(f"{where}: start {clip.start} and end {clip.end} enclose nothing")
+    return clip
+
+
+def _parse(text: str, annotation: typing.Any, where: str) -> typing.Any:
+    try:
+        if annotation is str:
+            return text
+        kinds = typing.get_args(annotation) or (annotation,)
+        if bool in kinds:
+            return {"1": True, "0": False, "true": True, "false": False}[text.lower()]
+        value = float(text)
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ValueError
+        if int in kinds:
+            return int(value)
+        return value
+    except (ValueError, KeyError):
+        raise UserError(f"{where} holds {text!r}, not a number or 0/1") from None
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float):
+        return f"{value:.6f}".rstrip("0").rstrip(".")
+    return str(value)

@@ -1,0 +1,234 @@
+"""Pictures of a clip at given times, through decord or PyAV; both give the same upright frames.
+
+Letters: K pictures, H W height and width in pixels. Times are seconds from the first picture shown.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from avssl.data.container import MediaError, opened, packets, video_stream
+
+if TYPE_CHECKING:
+    import av
+
+# A time this close before a picture's own counts as its time: containers round to 1 ms.
+EARLY = 0.002
+
+# reader(path, times, size=(width, height), rotation=, frames=) -> uint8 [K, H, W, 3]
+Reader = Callable[..., np.ndarray]
+
+
+def decord_pictures(
+    path: str | os.PathLike[str],
+    times: Sequence[float],
+    *,
+    size: tuple[int, int],
+    rotation: int = 0,
+    frames: int | None = None,
+) -> np.ndarray:
+    """Read with decord, which seeks, resizes while decoding and turns pictures upright itself.
+
+    Args:
+        path: the file. It is opened here, in the process that reads, and closed again.
+        times: K times, in any order.
+        size: upright width and height of the result.
+        rotation: not needed; part of the common interface.
+        frames: number of pictures the manifest promises.
+
+    Returns:
+        uint8 RGB [K, H, W, 3]: for each time the last picture shown at or before it.
+
+    Raises:
+        MediaError: the file cannot be read, or holds another number of pictures.
+    """
+    del rotation
+    reader = _open_decord(path, size)
+    if frames is not None and len(reader) != frames:
+        raise MediaError(
+            f"holds {len(reader)} pictures, the manifest promises {frames}: scan again"
+        )
+    try:
+        starts = np.asarray(reader.get_frame_timestamp(range(len(reader))))[:, 0].astype(np.float64)
+        index = _shown(starts - starts[0], np.asarray(times))  # [K]
+        # repeats are decoded once
+        unique, inverse = np.unique(index, return_inverse=True)
+        pictures: np.ndarray = reader.get_batch(unique.tolist()).asnumpy()
+    except Exception as error:  # decord has several error classes, all mean the same here
+        raise MediaError(f"decoding failed ({_first_line(error)})") from None
+    if pictures.shape != (len(unique), size[1], size[0], 3):
+        raise MediaError(f"decoding gave the shape {pictures.shape}")
+    if len(unique) == len(index) and (inverse == np.arange(len(index))).all():
+        return pictures
+    return pictures[inverse.reshape(-1)]  # [K, H, W, 3]
+
+
+def pyav_pictures(
+    path: str | os.PathLike[str],
+    times: Sequence[float],
+    *,
+    size: tuple[int, int],
+    rotation: int = 0,
+    frames: int | None = None,
+) -> np.ndarray:
+    """Read with PyAV from the keyframe before the earliest time. Interface: `decord_pictures`.
+
+    Only for files whose scan has shown that seeking in them can be trusted.
+    """
+    wanted = np.asarray(times)
+    with opened(path) as container:
+        stream = _prepared_stream(container)
+        zero = stream.start_time or 0
+        target = zero + int(wanted.min() / float(stream.time_base or 1))
+        container.seek(max(target, zero), stream=stream, backward=True)
+        shown = _timed(container, stream, zero=zero)
+        result, complete = _pick(shown, wanted, size=size, rotation=rotation)
+    if complete:
+        return result
+    return linear_pictures(path, times, size=size, rotation=rotation, frames=frames)
+
+
+def linear_pictures(
+    path: str | os.PathLike[str],
+    times: Sequence[float],
+    *,
+    size: tuple[int, int],
+    rotation: int = 0,
+    frames: int | None = None,
+) -> np.ndarray:
+    """Read with PyAV from the beginning, right where seeking lies. Interface: `decord_pictures`."""
+    count = 0
+
+    def counted(
+        source: Iterator[tuple[float, "av.VideoFrame"]],
+    ) -> Iterator[tuple[float, "av.VideoFrame"]]:
+        nonlocal count
+        for item in source:
+            count += 1
+            yield item
+
+    with opened(path) as container:
+        stream = _prepared_stream(container)
+        shown = counted(_timed(container, stream))
+        result, complete = _pick(shown, np.asarray(times), size=size, rotation=rotation)
+    if not complete and frames is not None and count != frames:
+        raise MediaError(f"holds {count} pictures, the manifest promises {frames}: scan again")
+    return result
+
+
+READERS: dict[str, Reader] = {
+    "decord": decord_pictures,
+    "pyav": pyav_pictures,
+    "pyav-linear": linear_pictures,
+}
+
+
+def shown_pictures(
+    container: "av.container.InputContainer",
+) -> Iterator[tuple[float, "av.VideoFrame"]]:
+    """Every picture in the order shown, with its time from the first one; decodes from the start.
+
+    Raises:
+        MediaError: a packet or picture is damaged, or a picture has no time.
+    """
+    return _timed(container, _prepared_stream(container))
+
+
+def converted(frame: "av.VideoFrame", *, size: tuple[int, int], rotation: int) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of the upright size (width, height)."""
+    width, height = size if rotation % 180 == 0 else (size[1], size[0])
+    picture = frame.to_ndarray(
+        format="rgb24", width=width, height=height, interpolation="BICUBIC"
+    )  # [H, W, 3], or [W, H, 3] lying on its side
+    return np.rot90(picture, rotation // 90) if rotation else picture
+
+
+def _open_decord(path: str | os.PathLike[str], size: tuple[int, int]):  # type: ignore[no-untyped-def]
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        reader = decord.VideoReader(
+            os.path.abspath(path), ctx=decord.cpu(0), width=size[0], height=size[1], num_threads=1
+        )
+    except Exception as error:
+        raise MediaError(f"decord cannot open it ({_first_line(error)})") from None
+    if len(reader) == 0:
+        raise MediaError("holds no picture")
+    return reader
+
+
+def _prepared_stream(container: "av.container.InputContainer") -> "av.VideoStream":
+    stream = video_stream(container)
+    if stream is None:
+        raise MediaError("has no picture")
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def _timed(
+    container: "av.container.InputContainer", stream: "av.VideoStream", *, zero: int | None = None
+) -> Iterator[tuple[float, "av.VideoFrame"]]:
+    """(time, frame) in the order shown; `zero` is the pts of time 0, by default the first frame's."""
+    base = float(stream.time_base or 1)
+    # AVI stores one time per chunk in decoding order: the k-th picture shown has the k-th of them
+    chunks: list[int] | None = [] if container.format.name == "avi" else None
+    count = 0
+    for packet in packets(container, stream):
+        if chunks is not None and packet.size and packet.dts is not None:
+            chunks.append(packet.dts)
+        for frame in packet.decode():
+            if frame.is_corrupt:
+                raise MediaError(f"damaged (picture {count} is corrupt)")
+            stamp = frame.pts if chunks is None else chunks[min(count, len(chunks) - 1)]
+            if stamp is None:
+                raise MediaError(f"picture {count} has no time")
+            zero = stamp if zero is None else zero
+            count += 1
+            yield (stamp - zero) * base, frame  # type: ignore[misc]
+
+
+def _pick(
+    shown: Iterator[tuple[float, "av.VideoFrame"]],
+    times: np.ndarray,
+    *,
+    size: tuple[int, int],
+    rotation: int,
+) -> tuple[np.ndarray, bool]:
+    """uint8 [K, H, W, 3], and whether a picture after the last time was seen."""
+    result = np.empty((len(times), size[1], size[0], 3), np.uint8)  # [K, H, W, 3]
+    order = np.argsort(times, kind="stable")
+    filled = 0
+    previous: av.VideoFrame | None = None
+
+    def fill(until: int) -> None:
+        nonlocal filled
+        if until > filled and previous is not None:
+            result[order[filled:until]] = converted(previous, size=size, rotation=rotation)
+            filled = until
+
+    for time, frame in shown:
+        if previous is not None:
+            fill(int(np.searchsorted(times[order], time - EARLY, side="left")))
+            if filled == len(times):
+                return result, True
+        elif time - EARLY > times[order[0]] and time > EARLY:
+            raise MediaError("seeking went past the wanted picture")
+        previous = frame
+    if previous is None:
+        raise MediaError("no picture could be decoded")
+    fill(len(times))
+    return result, False
+
+
+def _shown(starts: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Index of the picture shown at each time: int [K]."""
+    index = np.searchsorted(starts, times + EARLY, side="right") - 1
+    return np.clip(index, 0, len(starts) - 1)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0].rsplit("] ", 1)[-1][:160] if text else type(error).__name__

@@ -1,0 +1,263 @@
+"""Finding out about one file by decoding all of it: streams, times, damage, and the right reader.
+
+Letters: N pictures. decord and seeking give wrong pictures for some files without an error, so the
+reader is chosen by comparing what it gives with what decoding from the start gives.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from avssl.data.container import MediaError, audio_stream, opened, video_stream
+from avssl.data.manifest import Clip
+from avssl.data.pictures import READERS, converted, shown_pictures
+from avssl.data.sound import mono_samples, sound_frames
+
+_PRINT = 32  # pixels: size of the small pictures that are compared
+_CHECKS = 16  # pictures read through a reader before it is trusted
+_CLOSE = 1.0  # grey levels: two small pictures this close are one picture
+_FAR = 16.0  # grey levels: mean difference that no scaler or colour conversion explains
+# containers whose index gives decord and seeking a chance; all others are decoded from the start
+_SEEKABLE = ("mov,mp4", "matroska,webm")
+
+
+@dataclasses.dataclass
+class _Picture:
+    """What decoding from the start showed."""
+
+    times: np.ndarray  # s from the first picture [N]
+    prints: np.ndarray  # uint8 [N, 32, 32, 3], upright
+    duration: float
+    fps: float
+    width: int
+    height: int
+    rotation: int
+    zero: float  # s, the container's own time of the first picture
+    container: str
+    plain: bool  # no packet is decoded without being shown (edit lists)
+
+
+def probe_clip(root: str | os.PathLike[str], clip: Clip) -> Clip:
+    """The clip with its recorded columns filled; never raises for what is wrong with the file.
+
+    Args:
+        root: the manifest's folder.
+        clip: a row; its `wav`, or a wav of the same name beside the file, replaces the sound.
+    """
+    path = Path(root) / clip.path
+    reasons: list[str] = []
+    found: dict[str, object] = {"has_video": False, "has_audio": False, "reader": ""}
+    try:
+        has_video, has_audio = _streams(path)
+    except MediaError as error:
+        return dataclasses.replace(clip, **found, reason=str(error))  # type: ignore[arg-type]
+    zero: float | None = None
+    if has_video:
+        try:
+            picture = _decode_pictures(path)
+            zero = picture.zero
+            found |= {
+                "has_video": True,
+                "reader": choose_reader(path, picture),
+                "duration": picture.duration,
+                "fps": picture.fps,
+                "frames": len(picture.times),
+                "width": picture.width,
+                "height": picture.height,
+                "rotation": picture.rotation,
+            }
+        except MediaError as error:
+            reasons.append(f"picture: {error}")
+    wav = clip.wav or _beside(Path(root), clip)
+    if wav:
+        try:
+            found |= {
+                "wav": wav,
+                "has_audio": True,
+                "sound_duration": wav_seconds(Path(root) / wav),
+            }
+        except MediaError as error:
+            reasons.append(f"sound: {error}")
+    elif has_audio:
+        try:
+            begin, seconds = _decode_sound(path)
+            found |= {"has_audio": True, "sound_duration": seconds}
+            found["sound_offset"] = 0.0 if zero is None else begin - zero
+        except MediaError as error:
+            reasons.append(f"sound: {error}")
+    if not found["has_video"] and found["has_audio"]:
+        found["duration"] = found["sound_duration"]
+    if not has_video and not has_audio and not wav:
+        reasons.append("has neither picture nor sound")
+    return dataclasses.replace(clip, **found, reason="; ".join(reasons))  # type: ignore[arg-type]
+
+
+def choose_reader(path: str | os.PathLike[str], picture: _Picture) -> str:
+    """The fastest reader that gives the pictures which decoding from the start gives."""
+    if picture.container.startswith(_SEEKABLE):
+        if picture.plain and _agrees("decord", path, picture):
+            return "decord"
+        if _agrees("pyav", path, picture):
+            return "pyav"
+    return "pyav-linear"
+
+
+def wav_seconds(path: Path) -> float:
+    """Length of a wav, which is read to its end.
+
+    Raises:
+        MediaError: it is damaged, or holds no sample.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            count = sum(len(block) for block in file.blocks(1 << 16, dtype="float32"))
+            if count == 0:
+                raise MediaError("the wav holds no sample")
+            if count != file.frames:
+                raise MediaError(f"the wav ends after {count} of {file.frames} samples")
+            return count / file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise MediaError(f"the wav cannot be read ({error.error_string})") from None
+    except OSError as error:
+        raise MediaError(f"the wav cannot be read ({error.strerror})") from None
+
+
+def _streams(path: Path) -> tuple[bool, bool]:
+    if path.suffix.lower() == ".wav":
+        return False, True
+    with opened(path) as container:
+        return video_stream(container) is not None, audio_stream(container) is not None
+
+
+def _decode_pictures(path: Path) -> _Picture:
+    times: list[float] = []
+    prints: list[np.ndarray] = []
+    with opened(path) as container:
+        stream = video_stream(container)
+        assert stream is not None
+        stream.codec_context.options = {
+            "err_detect": "explode"
+        }  # damage is an error, not concealed
+        promised = stream.frames
+        width = height = rotation = 0
+        zero = last = 0.0
+        for time, frame in shown_pictures(container):
+            if not times:
+                rotation = frame.rotation % 360
+                upright = rotation % 180 == 0
+                width, height = (frame.width, frame.height)[:: 1 if upright else -1]
+                zero = (frame.pts or 0) * float(frame.time_base or 0)
+            elif time <= times[-1]:
+                raise MediaError(f"picture {len(times)} is not later than the one before")
+            last = float(frame.duration * (frame.time_base or 0))
+            times.append(time)
+            prints.append(converted(frame, size=(_PRINT, _PRINT), rotation=rotation))
+        container_name = container.format.name
+    if not times:
+        raise MediaError("no picture could be decoded")
+    packets, hidden = _count_packets(path)
+    if len(times) < max(promised, packets) - hidden:
+        raise MediaError(
+            f"{len(times)} pictures of {max(promised, packets) - hidden} can be decoded"
+        )
+    span = times[-1] - times[0]
+    step = span / (len(times) - 1) if len(times) > 1 else last or 1.0
+    duration = times[-1] + (last if 0 < last < 10 * step else step)
+    return _Picture(
+        times=np.asarray(times),
+        prints=np.stack(prints),
+        duration=duration,
+        fps=1 / step,
+        width=width,
+        height=height,
+        rotation=rotation,
+        zero=zero,
+        container=container_name,
+        plain=hidden == 0,
+    )
+
+
+def _count_packets(path: Path) -> tuple[int, int]:
+    """Packets with a picture, and how many of them are decoded without being shown."""
+    total = hidden = 0
+    with opened(path) as container:
+        for packet in container.demux(video_stream(container)):
+            if packet.size:
+                total += 1
+                hidden += packet.is_discard
+    return total, hidden
+
+
+def _decode_sound(path: Path) -> tuple[float, float]:
+    """The container's time of the first sample, and the length, in s; decodes everything."""
+    begin: float | None = None
+    end = 0.0
+    with opened(path) as container:
+        stream = audio_stream(container)
+        assert stream is not None
+        for time, frame in sound_frames(container, stream):
+            begin = time if begin is None else begin
+            end = time + frame.samples / frame.sample_rate
+            if not np.isfinite(mono_samples(frame)).all():
+                raise MediaError("damaged (samples that are not numbers)")
+    if begin is None:
+        raise MediaError("no sound could be decoded")
+    return begin, end - begin
+
+
+def _agrees(name: str, path: str | os.PathLike[str], picture: _Picture) -> bool:
+    """Whether a reader gives the right picture at times in rising, falling and random order."""
+    count = len(picture.times)
+    random = np.random.default_rng(count)
+    index = np.concatenate(
+        [
+            np.linspace(0, count - 1, _CHECKS // 2).astype(int),
+            random.integers(0, count, _CHECKS // 2),
+            [count - 1],
+        ]
+    )
+    try:
+        for part in np.split(index, [_CHECKS // 2, *range(_CHECKS // 2 + 1, len(index))]):
+            if len(part) and not _same(name, path, picture, part):
+                return False
+    except MediaError:
+        return False
+    return True
+
+
+def _same(name: str, path: str | os.PathLike[str], picture: _Picture, index: np.ndarray) -> bool:
+    got = READERS[name](
+        path,
+        picture.times[index],
+        size=(_PRINT, _PRINT),
+        rotation=picture.rotation,
+        frames=len(picture.times),
+    )
+    for k, small in zip(index, got, strict=True):
+        distance = np.abs(picture.prints.astype(np.int16) - small).mean((1, 2, 3))  # [N]
+        if distance[k] > min(_FAR, distance.min() + _CLOSE):
+            return False
+    return True
+
+
+def _beside(root: Path, clip: Clip) -> str:
+    """The wav of the same name, relative to the root; "" if there is none or it is the clip."""
+    wav = Path(clip.path).with_suffix(".wav")
+    return wav.as_posix() if wav != Path(clip.path) and (root / wav).is_file() else ""
+
+
+def sidecars(paths: Sequence[str]) -> set[str]:
+    """Wavs among the paths that lie beside a file of the same name and give its sound."""
+    others = {
+        str(Path(path).with_suffix("")) for path in paths if not path.lower().endswith(".wav")
+    }
+    return {
+        path
+        for path in paths
+        if path.lower().endswith(".wav") and str(Path(path).with_suffix("")) in others
+    }

@@ -1,0 +1,77 @@
+"""Start of helper processes: from a clean fork server, so that no decoder or lock is inherited."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def server_context() -> Any:
+    """The multiprocessing context for processes that decode media.
+
+    decord hangs when a reader opened before a fork is used after it, and threads of the parent
+    (torch's among them) leave locks behind. The fork server is a process of its own which imports
+    what is needed once; every further start is a plain fork of it.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["avssl.data.worker"])
+    # the server imports before it learns the parent's sys.path
+    before = os.environ.get("PYTHONPATH")
+    package = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, before]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+    return context
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Processes started inside do not run the user's script again (nothing they need is in it)."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def follow(parent: int) -> None:
+    """In a helper process: leave Ctrl-C to the parent, and end soon after the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True, name="avssl-parent").start()
+
+
+def _watch(parent: int) -> None:
+    while True:
+        time.sleep(1)
+        try:
+            os.kill(parent, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        except PermissionError:
+            pass
+
+
+def death(code: int | None) -> str:
+    """What an exit code of a helper process means, as the end of "the process ..."."""
+    if code is None or code >= 0:
+        return "ended unexpectedly"
+    if -code == signal.SIGKILL:
+        return "was killed (signal 9), most likely because the memory is full"
+    return f"crashed ({signal.Signals(-code).name})"

@@ -1,0 +1,199 @@
+"""Scanning folders and manifests: every file is probed once, in parallel, and the result kept."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from avssl.data.manifest import Clip, Manifest
+from avssl.data.pool import Failure, guarded_map
+from avssl.data.probe import probe_clip, sidecars
+from avssl.errors import UserError
+
+MEDIA = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .flv .wmv .3gp .ogv "
+    ".wav .flac .mp3 .m4a .aac .ogg .opus".split()
+)
+TIME_LIMIT = 120.0  # s for one file
+_RECORDED = (
+    "reader has_video has_audio duration fps frames width height rotation wav sound_offset "
+    "sound_duration reason"
+).split()
+_VERSION = 1  # of what a probe records; older kept results are not used
+
+# Called with the number done, the total and the number of files with a fault.
+Progress = Callable[[int, int, int], None]
+
+
+def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -> list[Clip]:
+    """Rows for the media files below a folder, sorted; not probed yet.
+
+    The first folder below is the label where at least two of them hold files. A wav beside a file
+    of the same name is that file's sound and no clip of its own. Hidden files are left out.
+
+    Args:
+        folder: where to look.
+        root: the manifest's folder, at or above `folder`.
+
+    Raises:
+        UserError: no such folder, no media in it, or it does not lie below the root.
+    """
+    folder, root = Path(folder), Path(root)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    try:
+        prefix = Path(os.path.abspath(folder)).relative_to(os.path.abspath(root))
+    except ValueError:
+        raise UserError(
+            f"{folder} does not lie below {root}: a manifest can only name files below its folder"
+        ) from None
+    paths: list[str] = []
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = Path(where).relative_to(folder)
+        for name in sorted(files):
+            if Path(name).suffix.lower() in MEDIA and not name.startswith("."):
+                paths.append((inside / name).as_posix())
+    skip = sidecars(paths)
+    paths = sorted(path for path in paths if path not in skip)
+    if not paths:
+        known = " ".join(sorted(MEDIA))
+        raise UserError(f"no media file lies in {folder} or below; files that count: {known}")
+    tops = {path.split("/")[0] for path in paths if "/" in path}
+    return [
+        Clip(
+            path=(prefix / path).as_posix(),
+            label=path.split("/")[0] if len(tops) >= 2 and "/" in path else "",
+        )
+        for path in paths
+    ]
+
+
+def scan_clips(
+    root: str | os.PathLike[str],
+    clips: Sequence[Clip],
+    *,
+    workers: int,
+    limit: float = TIME_LIMIT,
+    progress: Progress | None = None,
+    kept: "ScanCache | None" = None,
+) -> list[Clip]:
+    """The clips with their recorded columns filled, in the same order.
+
+    Args:
+        root: folder of the clips' paths.
+        workers: processes.
+        limit: seconds for one file.
+        kept: results of earlier scans, used for files that did not change.
+    """
+    result = list(clips)
+    todo: dict[tuple[str, str], list[int]] = {}  # rows of each file
+    for row, clip in enumerate(clips):
+        known = kept.get(clip) if kept else None
+        if known is not None:
+            result[row] = known
+        else:
+            todo.setdefault((clip.path, clip.wav), []).append(row)
+    rows = list(todo.values())
+    done = faults = 0
+    probes = guarded_map(
+        functools.partial(probe_clip, os.fspath(root)),
+        [clips[group[0]] for group in rows],
+        workers=workers,
+        limit=limit,
+    )
+    for position, probed in probes:
+        if isinstance(probed, Failure):
+            first = clips[rows[position][0]]
+            probed = dataclasses.replace(
+                first, has_video=False, has_audio=False, reader="", reason=probed.reason
+            )
+        recorded = {name: getattr(probed, name) for name in _RECORDED}
+        for row in rows[position]:
+            result[row] = dataclasses.replace(clips[row], **recorded)
+        if kept:
+            kept.put(probed)
+        done += 1
+        faults += bool(probed.reason)
+        if progress:
+            progress(done, len(rows), faults)
+    return result
+
+
+class ScanCache:
+    """Results of scans of one folder, for files whose size and time of change stayed the same.
+
+    Args:
+        file: a JSON-lines file, made when needed.
+        root: folder of the clips' paths.
+    """
+
+    def __init__(self, file: Path, root: Path) -> None:
+        self.file, self.root = file, root
+        self.known: dict[str, dict[str, object]] = {}
+        try:
+            with open(file, encoding="utf-8") as lines:
+                for line in lines:
+                    try:
+                        entry = json.loads(line)
+                        self.known[entry["key"]] = entry["recorded"]
+                    except (ValueError, KeyError, TypeError):
+                        continue  # a line cut off by an interrupted scan
+        except OSError:
+            pass
+
+    @classmethod
+    def of(cls, root: Path, cache: Path) -> "ScanCache":
+        """The cache of a folder."""
+        name = hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:16]
+        return cls(cache / "scans" / f"{name}.jsonl", root)
+
+    def get(self, clip: Clip) -> Clip | None:
+        """The clip with its recorded columns, if they are known."""
+        recorded = self.known.get(self._key(clip))
+        return None if recorded is None else dataclasses.replace(clip, **recorded)  # type: ignore[arg-type]
+
+    def put(self, probed: Clip) -> None:
+        """Keep a result."""
+        recorded = {name: getattr(probed, name) for name in _RECORDED}
+        given = dataclasses.replace(probed, wav="")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.file, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"key": self._key(given), "recorded": recorded}) + "\n")
+
+    def _key(self, clip: Clip) -> str:
+        stamps = [_VERSION, clip.path]
+        for path in (clip.path, clip.wav or str(Path(clip.path).with_suffix(".wav"))):
+            try:
+                status = os.stat(self.root / path)
+                stamps += [path, status.st_size, status.st_mtime_ns]
+            except OSError:
+                stamps += [path, -1, -1]
+        return json.dumps(stamps)
+
+
+class ProgressLine:
+    """A line on stderr with count, rate and time left: rewritten on a terminal, else every 10 s."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.begin, self.shown = what, time.monotonic(), -1e9
+
+    def __call__(self, done: int, total: int, faults: int) -> None:
+        now = time.monotonic()
+        live = sys.stderr.isatty()
+        if done < total and now - self.shown < (0.2 if live else 10):
+            return
+        self.shown = now
+        rate = done / max(now - self.begin, 1e-6)
+        left = int((total - done) / rate)
+        text = (
+            f"{self.what} {done}/{total}, {rate:.1f} files/s, "
+            f"{left // 60}:{left % 60:02d} left, {faults} with faults"
+        )
+        end = "\r" if live and done < total else "\n"
+        print(text + (" " * 8 if live else ""), end=end, file=sys.stderr, flush=True)

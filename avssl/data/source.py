@@ -1,0 +1,58 @@
+"""From `data.source` to a scanned manifest: built-in corpus, folder of media, or manifest file."""
+
+import os
+from pathlib import Path
+
+from avssl.data.config import DataConfig
+from avssl.data.manifest import Manifest
+from avssl.data.scan import ProgressLine, ScanCache, folder_clips, scan_clips
+from avssl.errors import UserError
+
+
+def cache_folder(config: DataConfig) -> Path:
+    """Where built-in corpora and scan results are kept."""
+    chosen = config.cache or os.environ.get("AVSSL_CACHE") or "~/.cache/avssl"
+    return Path(chosen).expanduser()
+
+
+def open_source(config: DataConfig) -> Manifest:
+    """The scanned manifest that `data.source` names, with a split for every clip.
+
+    `corpus:NAME` renders the built-in corpus on first use. A folder is scanned (its manifest.csv
+    is taken where there is one), and so are rows of a manifest that lack the recorded columns;
+    results are kept in the cache for files that do not change.
+
+    Raises:
+        UserError: the source is none of these.
+    """
+    source, cache = config.source, cache_folder(config)
+    if source.startswith("corpus:"):
+        from avssl.data.corpora import ensure_corpus
+
+        return Manifest.read(ensure_corpus(source.removeprefix("corpus:"), cache)).with_splits()
+    path = Path(source).expanduser()
+    if path.is_dir() and (path / "manifest.csv").is_file():
+        path = path / "manifest.csv"
+    if path.is_dir():
+        manifest = Manifest(path, folder_clips(path, path))
+    elif path.exists():
+        manifest = Manifest.read(path)
+    else:
+        raise UserError(
+            f"data.source = {source!r} is neither a folder nor a manifest; give one of these, or "
+            "corpus:scenes for the built-in clips"
+        )
+    unscanned = [row for row, clip in enumerate(manifest.clips) if not clip.scanned]
+    if unscanned:
+        clips = list(manifest.clips)
+        scanned = scan_clips(
+            manifest.root,
+            [clips[row] for row in unscanned],
+            workers=max(1, len(os.sched_getaffinity(0))),
+            progress=ProgressLine(f"scanning {source}:"),
+            kept=ScanCache.of(manifest.root, cache),
+        )
+        for row, clip in zip(unscanned, scanned, strict=True):
+            clips[row] = clip
+        manifest = Manifest(manifest.root, clips)
+    return manifest.with_splits()
