@@ -67,7 +67,7 @@ def save(folder: Path, progress: Progress, graph: nn.Module, optimizer: torch.op
         UserError: it could not be written (full disk, no permission); earlier checkpoints are untouched.
     """
     model = get_model_state_dict(graph, options=_GATHER)
-    state = get_optimizer_state_dict(graph, optimizer, options=_GATHER)["state"]
+    state = get_optimizer_state_dict(graph, optimizer, options=_GATHER).get("state", {})  # rank 0 alone gets it
     failure: list[str | None] = [None]
     if _rank() == 0:
         tensors = {f"{name}/{key}": value for name, entry in state.items() for key, value in entry.items()}

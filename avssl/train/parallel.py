@@ -135,4 +135,5 @@ def _shard(graph: Graph, world: World) -> nn.Module:
         if any(True for _ in module.parameters()):
             fully_shard(module, mesh=mesh)
     fully_shard(graph, mesh=mesh)
+    graph({}, [])  # FSDP2 wants the first call to be the root's, and probes call towers
     return graph
