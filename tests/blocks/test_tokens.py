@@ -1,0 +1,74 @@
+"""Token movements: order, CLS in front, streams apart."""
+
+import torch
+
+from avssl.blocks.targets import Patchify3d, TargetNorm
+from avssl.blocks.tokens import (
+    ClsToken,
+    ConcatTokens,
+    DropCls,
+    KeepTokens,
+    MeanPool,
+    RestoreTokens,
+    SplitTokens,
+)
+
+
+def test_no_keep_passes_everything() -> None:
+    x = torch.randn(2, 5, 3)
+    assert KeepTokens()(x) is x
+
+
+def test_cls_is_in_front_and_left_out_of_the_mean() -> None:
+    cls, x = ClsToken(width=3), torch.randn(2, 5, 3)
+    cls.init_weights()
+    with_cls = cls(x)
+    assert torch.equal(with_cls[:, 0], cls.cls_token[0].expand(2, -1))
+    assert torch.equal(DropCls()(with_cls), x)
+    torch.testing.assert_close(MeanPool()(with_cls), x.mean(1))
+
+
+def test_restored_order() -> None:
+    block = RestoreTokens(width=1)
+    block.init_weights()
+    token = block.mask_token.item()
+    x = torch.tensor([[[9.0], [1.0], [2.0]]])  # CLS, then the patches kept: 3 and 0 of 4
+    out = block(x, torch.tensor([[1, 2, 3, 0]]))
+    assert out.flatten().tolist() == [9.0, 2.0, token, token, 1.0]
+
+
+def test_split_undoes_concat() -> None:
+    a, b = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
+    parts = SplitTokens()(ConcatTokens()(a, b), a)
+    assert torch.equal(parts["a"], a) and torch.equal(parts["b"], b)
+
+
+def test_tubelets_run_over_time_rows_columns_then_channels() -> None:
+    shape = (1, 3, 4, 4, 4)
+    axes = torch.meshgrid(*(torch.arange(n) for n in shape[1:]), indexing="ij")
+    clip = sum(axis * 10**power for axis, power in zip(axes, (3, 2, 1, 0), strict=True))
+    patches = Patchify3d(patch=[2, 2, 2], normalize=False)(clip.expand(shape).float())
+    assert patches.shape == (1, 8, 24)
+    assert patches[0, 0, :6].tolist() == [0, 1000, 2000, 1, 1001, 2001]  # channels, then columns
+    assert patches[0, 0, 12].item() == 100  # the second frame of the tubelet
+    assert patches[0, 1, 0].item() == 2  # next patch: two columns on
+    assert patches[0, 4, 0].item() == 200  # index = t * 4 + h * 2 + w
+
+
+def test_patch_normalisation_is_per_patch_with_the_unbiased_variance() -> None:
+    x = torch.randn(2, 3, 4, 4, 4) * 5 + 3
+    normalised = Patchify3d(patch=[2, 2, 2], normalize=True)(x)
+    plain = Patchify3d(patch=[2, 2, 2], normalize=False)(x)
+    variance = (plain - plain.mean(-1, keepdim=True)).square().sum(-1, keepdim=True) / 23
+    expected = (plain - plain.mean(-1, keepdim=True)) / (variance + 1e-6).sqrt()
+    torch.testing.assert_close(normalised, expected)
+    flat = Patchify3d(patch=[2, 2, 2])(torch.full((1, 3, 2, 2, 2), 7.0))
+    assert flat.abs().max() == 0
+
+
+def test_target_norm() -> None:
+    x = torch.randn(2, 5, 64) * 3 + 1
+    assert torch.equal(TargetNorm(kind="none")(x), x)
+    out = TargetNorm(kind="layer")(x)
+    torch.testing.assert_close(out.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.var(-1, correction=0), torch.ones(2, 5), atol=1e-4, rtol=0)
