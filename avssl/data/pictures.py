@@ -14,11 +14,19 @@ from avssl.data.container import MediaError, opened, packets, video_stream
 if TYPE_CHECKING:
     import av
 
-# A time this close before a picture's own counts as its time: containers round to 1 ms.
-EARLY = 0.002
+# s: a time this close before a picture counts as its own (decord gives times in fp32)
+EARLY = 1e-4
 
 # reader(path, times, size=(width, height), rotation=, frames=) -> uint8 [K, H, W, 3]
 Reader = Callable[..., np.ndarray]
+Shown = tuple[float, "av.VideoFrame"]  # time in s, picture
+
+# s: with B-frames a seek may land on the keyframe after the wanted time; then earlier ones are tried
+_MARGINS = (0.0, 1.0)
+
+
+class _TooLate(Exception):
+    """The first picture after a seek is later than the wanted one."""
 
 
 def decord_pictures(
@@ -78,15 +86,21 @@ def pyav_pictures(
     Only for files whose scan has shown that seeking in them can be trusted.
     """
     wanted = np.asarray(times)
-    with opened(path) as container:
-        stream = _prepared_stream(container)
-        zero = stream.start_time or 0
-        target = zero + int(wanted.min() / float(stream.time_base or 1))
-        container.seek(max(target, zero), stream=stream, backward=True)
-        shown = _timed(container, stream, zero=zero)
-        result, complete = _pick(shown, wanted, size=size, rotation=rotation)
-    if complete:
-        return result
+    for margin in _MARGINS:
+        with opened(path) as container:
+            stream = _prepared_stream(container)
+            base = float(stream.time_base or 1)
+            zero = (stream.start_time or 0) * base
+            target = max(zero + float(wanted.min()) - margin, zero)
+            container.seek(int(target / base), stream=stream, backward=True)
+            shown = ((time - zero, frame) for time, frame in _timed(container, stream))
+            try:
+                result, complete = _pick(shown, wanted, size=size, rotation=rotation)
+            except _TooLate:
+                continue
+        if complete:
+            return result
+        break
     return linear_pictures(path, times, size=size, rotation=rotation, frames=frames)
 
 
@@ -100,19 +114,18 @@ def linear_pictures(
 ) -> np.ndarray:
     """Read with PyAV from the beginning, right where seeking lies. Interface: `decord_pictures`."""
     count = 0
+    zero: float | None = None
 
-    def counted(
-        source: Iterator[tuple[float, "av.VideoFrame"]],
-    ) -> Iterator[tuple[float, "av.VideoFrame"]]:
-        nonlocal count
-        for item in source:
+    def shown() -> Iterator[Shown]:
+        nonlocal count, zero
+        for time, frame in _timed(container, stream):
+            zero = time if zero is None else zero
             count += 1
-            yield item
+            yield time - zero, frame
 
     with opened(path) as container:
         stream = _prepared_stream(container)
-        shown = counted(_timed(container, stream))
-        result, complete = _pick(shown, np.asarray(times), size=size, rotation=rotation)
+        result, complete = _pick(shown(), np.asarray(times), size=size, rotation=rotation)
     if not complete and frames is not None and count != frames:
         raise MediaError(f"holds {count} pictures, the manifest promises {frames}: scan again")
     return result
@@ -125,10 +138,8 @@ READERS: dict[str, Reader] = {
 }
 
 
-def shown_pictures(
-    container: "av.container.InputContainer",
-) -> Iterator[tuple[float, "av.VideoFrame"]]:
-    """Every picture in the order shown, with its time from the first one; decodes from the start.
+def shown_pictures(container: "av.container.InputContainer") -> Iterator[Shown]:
+    """Every picture in the order shown, with its time by the container's clock; from the start.
 
     Raises:
         MediaError: a packet or picture is damaged, or a picture has no time.
@@ -168,10 +179,8 @@ def _prepared_stream(container: "av.container.InputContainer") -> "av.VideoStrea
     return stream
 
 
-def _timed(
-    container: "av.container.InputContainer", stream: "av.VideoStream", *, zero: int | None = None
-) -> Iterator[tuple[float, "av.VideoFrame"]]:
-    """(time, frame) in the order shown; `zero` is the pts of time 0, by default the first frame's."""
+def _timed(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator[Shown]:
+    """(time by the container's clock in s, frame) in the order shown, from where it stands."""
     base = float(stream.time_base or 1)
     # AVI stores one time per chunk in decoding order: the k-th picture shown has the k-th of them
     chunks: list[int] | None = [] if container.format.name == "avi" else None
@@ -182,16 +191,15 @@ def _timed(
         for frame in packet.decode():
             if frame.is_corrupt:
                 raise MediaError(f"damaged (picture {count} is corrupt)")
-            stamp = frame.pts if chunks is None else chunks[min(count, len(chunks) - 1)]
+            stamp = chunks[min(count, len(chunks) - 1)] if chunks else frame.pts
             if stamp is None:
                 raise MediaError(f"picture {count} has no time")
-            zero = stamp if zero is None else zero
             count += 1
-            yield (stamp - zero) * base, frame  # type: ignore[misc]
+            yield stamp * base, frame
 
 
 def _pick(
-    shown: Iterator[tuple[float, "av.VideoFrame"]],
+    shown: Iterator[Shown],
     times: np.ndarray,
     *,
     size: tuple[int, int],
@@ -215,7 +223,7 @@ def _pick(
             if filled == len(times):
                 return result, True
         elif time - EARLY > times[order[0]] and time > EARLY:
-            raise MediaError("seeking went past the wanted picture")
+            raise _TooLate
         previous = frame
     if previous is None:
         raise MediaError("no picture could be decoded")
