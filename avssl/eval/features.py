@@ -39,9 +39,10 @@ class Features:
         vectors = {name: x[index] for name, x in self.vectors.items()}
         return Features(vectors, self.labels[index], self.clips[index])
 
-    def first(self, clips: int) -> Features:
-        """The first `clips` clips in manifest order: the same ones for every model."""
-        return self.select(torch.arange(min(clips, len(self))))
+    def draw(self, clips: int) -> Features:
+        """`clips` clips drawn once and for all: the same for every model, from all classes."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        return self.select(order[:clips].sort().values)
 
     def labelled(self) -> Features:
         """The clips that have a label."""

@@ -39,8 +39,8 @@ class ProbeConfig(Protocol):
 class Evaluation:
     """Final figures of one model on the test split.
 
-    retrieval: "audio_to_video" -> figures among all test clips; retrieval_subset: among the first
-    200 of them. linear, knn: input name or "both" -> accuracy; rankme: input name -> effective
+    retrieval: "audio_to_video" -> figures among all test clips; retrieval_subset: among 200 of
+    them, drawn once and for all. linear, knn: input name or "both" -> accuracy; rankme: input name -> effective
     rank. Dicts are empty where the towers or the labels do not allow the figure.
     """
 
@@ -117,7 +117,7 @@ def evaluate(train: Features, test: Features) -> Evaluation:
         classes=len(torch.cat([fit.labels, score.labels]).unique()),
         majority=(counts.max() / max(1, len(score))).item(),
         retrieval=retrievals(test),
-        retrieval_subset=retrievals(test.first(SUBSET)),
+        retrieval_subset=retrievals(test.draw(SUBSET)),
         linear=linear,
         knn=nearest,
         rankme={name: rankme(x) for name, x in test.vectors.items()},

@@ -53,7 +53,7 @@ def sheets(models: Mapping[str, Evaluation]) -> list[Sheet]:
     if first.retrieval:
         subset = next(iter(first.retrieval_subset.values())).clips
         if subset < first.clips:
-            title = f"Retrieval among the first {subset} test clips"
+            title = f"Retrieval among {subset} test clips (a fixed draw)"
             made.append(_retrieval(title, {n: m.retrieval_subset for n, m in models.items()}))
         title = f"Retrieval among all {first.clips} test clips"
         made.append(_retrieval(title, {n: m.retrieval for n, m in models.items()}))

@@ -172,15 +172,25 @@ def test_final_evaluation_without_labels_and_with_unequal_widths() -> None:
     assert set(found.rankme) == {"audio", "video"}
 
 
-def test_the_subset_is_the_first_200_test_clips() -> None:
+def test_the_subset_is_the_same_200_test_clips_from_all_classes() -> None:
+    clips = torch.arange(800)
+    labels = torch.arange(800) // 100  # manifests are often ordered by class
+    test = Features({"x": torch.randn(800, 2)}, labels, clips)
+    drawn = test.draw(200)
+    assert len(drawn) == 200 and len(set(drawn.clips.tolist())) == 200
+    assert drawn.labels.bincount().min() >= 10
+    assert torch.equal(
+        Features({"x": torch.zeros(800, 5)}, labels, clips).draw(200).clips, drawn.clips
+    )
+    assert len(test.draw(1000)) == 800
+
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(300, 8, generator=generator)
-    train = Features({"audio": x, "video": x}, torch.arange(300) % 2, torch.arange(300, 600))
-    y = x.clone()
-    y[200:] = 0  # the pairs behind the subset cannot be found
-    test = Features({"audio": x, "video": y}, torch.arange(300) % 2, torch.arange(300))
-    found = evaluate(train, test)
+    x = torch.randn(800, 8, generator=generator)
+    train = Features({"audio": x, "video": x}, labels, clips + 800)
+    y = torch.zeros_like(x)
+    y[drawn.clips] = x[drawn.clips]  # the pairs outside the draw cannot be found
+    found = evaluate(train, Features({"audio": x, "video": y}, labels, clips))
     assert found.retrieval_subset["audio_to_video"].clips == 200
     assert found.retrieval_subset["audio_to_video"].r1 == 1
-    assert found.retrieval["audio_to_video"].r1 == pytest.approx(2 / 3)
-    assert found.majority == 0.5
+    assert found.retrieval["audio_to_video"].r1 == pytest.approx(1 / 4)
+    assert found.majority == 1 / 8

@@ -109,7 +109,7 @@ def test_report_and_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     report.write_results(tmp_path, models)
     text = (tmp_path / "results.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()
-    assert "Retrieval among the first 200 test clips" in text
+    assert "Retrieval among 200 test clips (a fixed draw)" in text
     assert "Retrieval among all 240 test clips" in text
     assert "| chance | 0.5 % | 2.5 % | 100.5 | 0.5 % | 2.5 % | 100.5 |" in text
     assert json.loads((tmp_path / "results.json").read_text())["stage1"]["clips"] == 240
