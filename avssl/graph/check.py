@@ -33,6 +33,7 @@ def check_graph(
     *,
     args: Mapping[str, Any] | None = None,
     references: Mapping[str, Reference] | None = None,
+    flops: bool = False,
 ) -> Report:
     """Check one graph file (or document), sub-graphs included.
 
@@ -46,12 +47,12 @@ def check_graph(
         connect(spec, problems)
     problems.raise_if_any()
     assert spec is not None
-    report = check_spec(spec, problems)
+    report = check_spec(spec, problems, flops=flops)
     problems.raise_if_any()
     return report
 
 
-def check_spec(spec: GraphSpec, problems: Problems) -> Report:
+def check_spec(spec: GraphSpec, problems: Problems, *, flops: bool = False) -> Report:
     """Build and dry-run a graph whose names are in order; what fails goes to ``problems``."""
     if spec.unresolved:
         return Report(spec, None, None)
@@ -64,4 +65,4 @@ def check_spec(spec: GraphSpec, problems: Problems) -> Report:
         return Report(spec, None, None)
     if spec.free_dimensions and not spec.losses:
         return Report(spec, graph, None)
-    return Report(spec, graph, dry_run(graph, problems))
+    return Report(spec, graph, dry_run(graph, problems, flops=flops))

@@ -20,14 +20,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show = commands.add_parser("show", help="parameters of each module, shapes of each node")
     show.add_argument("--json", action="store_true", help="print JSON")
     draw = commands.add_parser("draw", help="write an SVG picture and a mermaid text")
-    draw.add_argument("--out", type=Path, help="folder for the pictures; beside the file if left out")
+    draw.add_argument(
+        "--out", type=Path, help="folder for the pictures; beside the file if left out"
+    )
     for command in (show, draw):
         command.add_argument("file", type=Path)
         command.add_argument("overrides", nargs="*", help="args.key=value, or any experiment key")
     given = parser.parse_args(arguments)
     if given.command == "check":
         return _check(given.files)
-    reports = _reports(given.file, given.overrides)
+    reports = _reports(given.file, given.overrides, flops=True)
     if given.command == "show":
         _show(reports, as_json=given.json)
     else:
@@ -54,25 +56,25 @@ def _check(files: Sequence[Path]) -> int:
     return 0
 
 
-def _reports(file: Path, overrides: Sequence[str]) -> dict[str, Report]:
+def _reports(file: Path, overrides: Sequence[str], *, flops: bool = False) -> dict[str, Report]:
     """One report for a graph file, one for each stage of an experiment file."""
     problems = Problems()
     document = read_yaml(file, problems)
     problems.raise_if_any()
     assert document is not None
     if "stages" in document.data:
-        return _experiment(file, overrides)
+        return _experiment(file, overrides, flops)
     document.override(overrides, problems)
     problems.raise_if_any()
-    return {display_path(file): check_graph(document)}
+    return {display_path(file): check_graph(document, flops=flops)}
 
 
-def _experiment(file: Path, overrides: Sequence[str]) -> dict[str, Report]:
+def _experiment(file: Path, overrides: Sequence[str], flops: bool) -> dict[str, Report]:
     from avssl.train.experiment import load_experiment  # graph knows of training only here
 
     loaded = load_experiment(file, overrides)
     return {
-        f"{display_path(file)} {instance.name}": check_spec(instance.spec, Problems())
+        f"{display_path(file)} {instance.name}": check_spec(instance.spec, Problems(), flops=flops)
         for instance in loaded.instances
     }
 
@@ -106,9 +108,11 @@ def _facts(report: Report) -> dict[str, Any]:
         "modules": _module_rows(report),
         "nodes": {
             name: {
-                "ports": {port: ["B", *shape[1:]] if shape else [] for port, shape in ports.items()},
+                "ports": {
+                    port: ["B", *shape[1:]] if shape else [] for port, shape in ports.items()
+                },
                 "dtypes": trace.dtypes[name],
-                "flops": trace.flops.get(name, 0),
+                "flops": (trace.flops or {}).get(name, 0),
             }
             for name, ports in trace.shapes.items()
         }
@@ -155,5 +159,3 @@ def _draw(reports: dict[str, Report], folder: Path) -> None:
             path = stem.with_name(stem.name + suffix)
             path.write_text(render(report), encoding="utf-8")
             print(display_path(path))
-
-

@@ -66,7 +66,7 @@ def boxes_and_edges(report: Report) -> tuple[dict[str, Box], list[Edge]]:
         if graph is not None and node.call in graph._modules:
             size = sum(p.numel() for p in graph.get_submodule(node.call).parameters())
             facts += [f"{count(size)} parameters"] if size else []
-        flops = trace.flops.get(node.name, 0) if trace else 0
+        flops = trace.flops.get(node.name, 0) if trace and trace.flops else 0
         facts += [f"{count(flops)}FLOP"] if flops else []
         title = f"{node.name} = {node.call}" if node.name != node.call else node.name
         if node.weight is not None:

@@ -29,13 +29,14 @@ class Trace:
         shapes: node name -> output port -> shape, with batch size 2; sub-graph nodes are named
             ``node/inner``; ``batch`` holds the inputs.
         dtypes: the same for dtypes.
-        flops: node name (outermost only) -> floating-point operations of its forward, one clip.
+        flops: node name (outermost only) -> floating-point operations of its forward, one clip;
+            None where they were not counted.
         reached: loss name -> parameters (state-dict keys) that get a gradient from it.
     """
 
     shapes: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
     dtypes: dict[str, dict[str, str]] = field(default_factory=dict)
-    flops: dict[str, int] = field(default_factory=dict)
+    flops: dict[str, int] | None = None
     reached: dict[str, set[str]] = field(default_factory=dict)
 
 
@@ -43,9 +44,12 @@ class _Failed(Exception):
     """The dry run met a mistake, which is reported; what follows from it is not looked at."""
 
 
-def dry_run(graph: Graph, problems: Problems) -> Trace:
-    """Run ``graph`` (on the meta device) with two batch sizes and report what does not fit."""
-    trace = Trace()
+def dry_run(graph: Graph, problems: Problems, *, flops: bool = False) -> Trace:
+    """Run ``graph`` (on the meta device) with two batch sizes and report what does not fit.
+
+    ``flops`` also counts operations, which doubles the time.
+    """
+    trace = Trace(flops={} if flops else None)
     spec = graph.spec
     before = len(problems.found)
     modes = {name: module.training for name, module in graph.named_modules()}
@@ -115,8 +119,12 @@ class _Runner:
                 arguments[port] = arguments[port].detach()
             module = parent.get_submodule(call.module)
             name = f"{path}{call.name}"
-            counter = FlopCounterMode(display=False) if self.trace and not path else None
-            with counter or nullcontext(), torch.set_grad_enabled(torch.is_grad_enabled() and not call.no_grad):
+            counted = self.trace.flops if self.trace is not None and not path else None
+            counter = FlopCounterMode(display=False) if counted is not None else None
+            with (
+                counter or nullcontext(),
+                torch.set_grad_enabled(torch.is_grad_enabled() and not call.no_grad),
+            ):
                 if isinstance(module, SubGraph):
                     result = self.run_sub_graph(call, module, spec, arguments, name)
                 else:
@@ -129,8 +137,8 @@ class _Runner:
             for port, key in call.outputs:
                 values[key] = result[port]
             self.record(name, result)
-            if self.trace is not None and counter is not None:
-                self.trace.flops[name] = counter.get_total_flops() // self.batch
+            if counted is not None and counter is not None:
+                counted[name] = counter.get_total_flops() // self.batch
 
     def run_block(
         self, call: Call, module: nn.Module, spec: GraphSpec, arguments: dict[str, Any]
@@ -229,11 +237,12 @@ def _reached(graph: Graph, loss: Tensor) -> set[str]:
 
 def _report_reach(graph: Graph, trace: Trace, problems: Problems) -> None:
     spec = graph.spec
+    cuts = set()
     for name, loss in spec.losses.items():
         if loss.active and not trace.reached[name]:
-            problems.add(
-                loss.place, f"loss '{name}' reaches no trained module{_cut(spec, name)}."
-            )
+            cut = _cut(spec, name)
+            cuts.add(cut)
+            problems.add(loss.place, f"loss '{name}' reaches no trained module{cut}.")
     reached = set().union(*(trace.reached[name] for name in graph.losses))
     for name, module in spec.modules.items():
         if name in graph.frozen:
@@ -241,9 +250,9 @@ def _report_reach(graph: Graph, trace: Trace, problems: Problems) -> None:
         own = [key for key, _ in graph.get_submodule(name).named_parameters(prefix=name)]
         left = [key for key in own if key not in reached]
         if left and len(left) == len(own):
-            problems.add(
-                module.place, f"module '{name}' is trained but reaches no loss{_ends(spec, name)}."
-            )
+            cut = _ends(spec, name)
+            if cut not in cuts:  # reported with the loss
+                problems.add(module.place, f"module '{name}' is trained but reaches no loss{cut}.")
         elif left:
             problems.add(
                 module.place,

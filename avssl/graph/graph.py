@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from avssl.errors import UserError
 from avssl.graph.names import connect
@@ -179,9 +180,7 @@ class Graph(nn.Module):
         """
         problems = Problems()
         place = Place("argument")
-        spec = read_graph(
-            Path(path), problems, args=args, references=references or {}, place=place
-        )
+        spec = read_graph(Path(path), problems, args=args, references=references or {}, place=place)
         return cls._finish(spec, problems, references or {}, seed, device)
 
     @classmethod
@@ -285,9 +284,7 @@ class Graph(nn.Module):
                 tensor.data.fill_(float("nan"))
 
     @torch.no_grad()
-    def init_weights(
-        self, seed: int, *, references: Mapping[str, Reference] | None = None
-    ) -> None:
+    def init_weights(self, seed: int, *, references: Mapping[str, Reference] | None = None) -> None:
         """Fill all parameters and buffers.
 
         Every block is seeded by ``seed`` and its path. Modules with ``init_from`` or
@@ -367,11 +364,23 @@ def _add_modules(parent: nn.Module, spec: GraphSpec, problems: Problems, path: s
 def _build(spec: GraphSpec, module: Module, problems: Problems, path: str) -> nn.Module | None:
     assert module.block is not None
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInit():
             return spec.catalogue.block(module.block)(**module.arguments)
     except (ValueError, UserError) as error:
         problems.add(module.place, f"block '{module.block}' of '{path}': {error}.")
     return None
+
+
+class _NoInit(TorchFunctionMode):
+    """Skips ``torch.nn.init`` while layers are made: ``init_weights`` fills them later."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def plan(spec: GraphSpec, keys: Sequence[str]) -> tuple[Call, ...]:

@@ -4,9 +4,7 @@ A name that was reported as unknown counts as its closest match afterwards, so t
 one message.
 """
 
-import difflib
-
-from avssl.graph.source import Place, Problems
+from avssl.graph.source import Place, Problems, nearest
 from avssl.graph.spec import GraphSpec, Node, Source
 
 
@@ -22,7 +20,8 @@ class _Connector:
         self.called: set[str] = set()
         self.read: set[str] = set()
         self.read_inputs: set[str] = set()
-        self.lost = False  # an unknown name without a near match: what is unused is then unclear
+        # An unknown name without a near match leaves open what was meant, and so what is unused.
+        self.lost_module = self.lost_source = spec.unclear
 
     def connect(self) -> None:
         spec = self.spec
@@ -50,14 +49,7 @@ class _Connector:
         for log in spec.log.values():
             for source in log.sources.values():
                 self.connect_source(source, above)
-        if not self.lost:
-            self.report_unused()
-
-    def near(self, name: str, known: list[str]) -> str | None:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        if not close:
-            self.lost = True
-        return close[0] if close else None
+        self.report_unused()
 
     def connect_node(self, node: Node, above: list[str]) -> None:
         module = self.spec.modules.get(node.call)
@@ -70,10 +62,11 @@ class _Connector:
                     unknown=node.call,
                     known=names,
                 )
-                guess = self.near(node.call, names)
+                guess = nearest(node.call, names)
                 self.called.add(guess or "")
+                self.lost_module |= guess is None
             else:
-                self.lost = True
+                self.lost_module = True
         else:
             self.called.add(node.call)
         for source in node.inputs.values():
@@ -90,6 +83,7 @@ class _Connector:
                 known=ports,
             )
         missing = [port for port, required in ports.items() if required and port not in node.inputs]
+        self.lost_source |= bool(missing)  # the node meant for the port would seem unread
         for port in missing[len(unknown) :]:
             self.problems.add(
                 node.place, f"port '{port}' of '{node.call}' is not connected in '{node.name}'."
@@ -99,7 +93,7 @@ class _Connector:
         """Resolve one source; a node's only output need not be named."""
         spec = self.spec
         if not source.node:
-            self.lost = True
+            self.lost_source = True
             return
         if source.node == "batch":
             if source.port in spec.inputs:
@@ -111,7 +105,9 @@ class _Connector:
                 unknown=str(source.port),
                 known=spec.inputs,
             )
-            self.read_inputs.add(self.near(str(source.port), list(spec.inputs)) or "")
+            guess = nearest(str(source.port), spec.inputs)
+            self.read_inputs.add(guess or "")
+            self.lost_source |= guess is None
             return
         if source.node not in above:
             later = source.node in spec.calls
@@ -123,7 +119,9 @@ class _Connector:
                 unknown=None if later else source.node,
                 known=[*above, "batch"],
             )
-            self.read.add(source.node if later else self.near(source.node, above) or "")
+            guess = nearest(source.node, above)
+            self.read.add(guess or "")
+            self.lost_source |= later or guess is None
             return
         self.read.add(source.node)
         module = spec.modules.get(spec.nodes[source.node].call)
@@ -148,15 +146,15 @@ class _Connector:
     def report_unused(self) -> None:
         spec = self.spec
         for name, module in spec.modules.items():
-            if name not in self.called:
+            if name not in self.called and not self.lost_module:
                 self.problems.add(module.place, f"module '{name}' is never called.")
         for name, node in spec.nodes.items():
-            if name not in self.read:
+            if name not in self.read and not self.lost_source:
                 self.problems.add(node.place, f"nothing reads the outputs of node '{name}'.")
         for name, item in spec.inputs.items():
-            if name not in self.read_inputs:
+            if name not in self.read_inputs and not self.lost_source:
                 self.problems.add(item.place, f"no node reads the input '{name}'.")
-        if not spec.losses and not spec.outputs:
+        if not spec.losses and not spec.outputs and not spec.unclear:
             self.problems.add(
                 Place(spec.place.file, 1, 1) if spec.path else spec.place,
                 "a graph needs 'losses' (to be trained) or 'outputs' (as a sub-graph).",

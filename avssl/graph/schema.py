@@ -134,16 +134,12 @@ def _fill_value(annotation: Any, document: Document, path: Keys, problems: Probl
         chosen = _choose(classes, document, path, problems)
         return fill(chosen, document, path, problems) if chosen else None
     if origin is dict and isinstance(value, dict) and _holds_dataclass(arguments[1]):
-        return {
-            key: _fill_value(arguments[1], document, (*path, key), problems) for key in value
-        }
+        return {key: _fill_value(arguments[1], document, (*path, key), problems) for key in value}
     try:
         return convert(value, annotation)
     except Mismatch as expected:
         name = ".".join(str(key) for key in path)
-        problems.add(
-            document.value_place(path), f"'{name}' must be {expected}, found {value!r}."
-        )
+        problems.add(document.value_place(path), f"'{name}' must be {expected}, found {value!r}.")
         return None
 
 
@@ -153,9 +149,7 @@ def _holds_dataclass(annotation: Any) -> bool:
     )
 
 
-def _choose(
-    classes: list[Any], document: Document, path: Keys, problems: Problems
-) -> type | None:
+def _choose(classes: list[Any], document: Document, path: Keys, problems: Problems) -> type | None:
     """Pick the dataclass whose ``type`` field names the value's ``type``."""
     if len(classes) == 1:
         return classes[0]

@@ -36,6 +36,13 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that ``name`` was probably meant to be; short names may differ more."""
+    cutoff = 0.6 if len(name) > 3 else 0.5
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
 @dataclass
 class Problems:
     """Mistakes found so far; one mistake in a file used twice is kept once."""
@@ -52,9 +59,9 @@ class Problems:
     ) -> None:
         """Record a mistake; with ``unknown`` and ``known`` names a suggestion is added."""
         if unknown is not None:
-            close = difflib.get_close_matches(unknown, list(known), n=1, cutoff=0.6)
-            if close:
-                sentence += f" Did you mean '{close[0]}'?"
+            known = list(known)
+            if close := nearest(unknown, known):
+                sentence += f" Did you mean '{close}'?"
             elif known := sorted(known):
                 shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
                 sentence += f" Known: {shown}."
@@ -103,6 +110,13 @@ class Document:
                 return default
             value = value[key]
         return value
+
+    def rename(self, section: str, meant: str) -> None:
+        """Give a section of the top another name; its places stay."""
+        self.data[meant] = self.data.pop(section)
+        for table in (self.keys, self.values):
+            for path in [path for path in table if path and path[0] == section]:
+                table[(meant, *path[1:])] = table.pop(path)
 
     def override(self, assignments: Sequence[str], problems: Problems) -> None:
         """Apply ``key.sub=value`` assignments of a command line; values are read as YAML."""
@@ -226,7 +240,11 @@ def _convert(
     node: yaml.Node, path: Keys, document: Document, loader: _Loader, problems: Problems
 ) -> Any:
     """Turn a YAML node into plain values, recording the place of each key and value."""
-    document.values[path] = _start(document.name, node)
+    place = document.values[path] = _start(document.name, node)
+    standard = "tag:yaml.org,2002:"
+    if not node.tag.startswith(standard) or node.tag.startswith(f"{standard}python"):
+        problems.add(place, f"tag '{node.tag}' is not allowed: plain values only.")
+        return UNKNOWN
     if isinstance(node, yaml.SequenceNode):
         return [
             _convert(item, (*path, index), document, loader, problems)

@@ -12,7 +12,16 @@ from typing import Any
 
 from avssl.errors import UserError
 from avssl.graph.schema import Mismatch, convert
-from avssl.graph.source import UNKNOWN, Document, Keys, Place, Problems, find_file, read_yaml
+from avssl.graph.source import (
+    UNKNOWN,
+    Document,
+    Keys,
+    Place,
+    Problems,
+    find_file,
+    nearest,
+    read_yaml,
+)
 from avssl.registry import Catalogue, Signature
 from avssl.schedules import Schedule
 
@@ -115,7 +124,12 @@ class Log:
 
 @dataclass
 class GraphSpec:
-    """A graph as read; ``files`` are all files it came from, sub-graphs included."""
+    """A graph as read.
+
+    Attributes:
+        files: all files it came from, sub-graphs included.
+        unclear: something was not understood, so that what seems unused may not be.
+    """
 
     name: str
     path: Path | None
@@ -129,6 +143,7 @@ class GraphSpec:
     outputs: dict[str, Source] = field(default_factory=dict)
     log: dict[str, Log] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    unclear: bool = False
 
     @property
     def calls(self) -> dict[str, Node]:
@@ -217,20 +232,21 @@ class _Reader:
         self.inner = inner
         self.named_at = named_at
 
-    def read(
-        self, args: dict[str, Any], args_places: Callable[[str], Place] | None
-    ) -> GraphSpec:
+    def read(self, args: dict[str, Any], args_places: Callable[[str], Place] | None) -> GraphSpec:
         document = self.document
-        spec = GraphSpec(
-            document.name, document.path, document.value_place(()), self.catalogue
-        )
+        spec = GraphSpec(document.name, document.path, document.value_place(()), self.catalogue)
         if document.path is not None:
             spec.files.append(document.path)
         self.spec = spec
         allowed = ("args", "inputs", "modules", "nodes", "outputs") if self.inner else SECTIONS
-        for section in document.data:
+        for section in list(document.data):
             if section not in allowed:
                 self.problem((section,), f"unknown section '{section}'.", section, allowed)
+                meant = nearest(section, allowed)
+                if meant and meant not in document.data:
+                    document.rename(section, meant)  # what follows is looked at all the same
+                else:
+                    spec.unclear = True
         if "plugins" in allowed:
             self.read_plugins()
         self.read_args(args, args_places)
@@ -292,9 +308,7 @@ class _Reader:
             except UserError as error:
                 self.value_problem(("plugins", index), f"{error}.")
 
-    def read_args(
-        self, args: dict[str, Any], args_places: Callable[[str], Place] | None
-    ) -> None:
+    def read_args(self, args: dict[str, Any], args_places: Callable[[str], Place] | None) -> None:
         """Defaults of the file, replaced by what the caller gives in the same type."""
         defaults = self.section("args")
         self.spec.arguments = dict(defaults)
@@ -405,8 +419,10 @@ class _Reader:
             )
             return
         if kinds[0] != "type" and self.inner:
-            self.problem((*path, kinds[0]), f"a sub-graph has no '{kinds[0]}': teachers belong "
-                         "to the outer graph.")
+            self.problem(
+                (*path, kinds[0]),
+                f"a sub-graph has no '{kinds[0]}': teachers belong to the outer graph.",
+            )
             return
         read = {"type": self.read_block, "ema_of": self.read_ema, "frozen_from": self.read_frozen}
         read[kinds[0]](module, value, path)
@@ -552,8 +568,10 @@ class _Reader:
         stage, _, name = split_reference(reference)
         if not name:
             self.value_problem(
-                path, f"'{reference}' must be 'stage.module', such as previous.audio, or "
-                "'run folder:module'.")
+                path,
+                f"'{reference}' must be 'stage.module', such as previous.audio, or "
+                "'run folder:module'.",
+            )
             return None
         if self.references is None:
             return None
@@ -564,7 +582,8 @@ class _Reader:
             return None
         if found is None:
             self.value_problem(
-                path, f"no stage '{stage}' stands before this one.", stage, list(self.references))
+                path, f"no stage '{stage}' stands before this one.", stage, list(self.references)
+            )
             return None
         module = found.spec.modules.get(name)
         if module is None:
@@ -582,7 +601,10 @@ class _Reader:
         is_loss = section == "losses"
         what = f"{'loss' if is_loss else 'node'} '{name}'"
         allowed = ("call", "in", "detach", *(("weight",) if is_loss else ()))
-        if not self.keys(value, path, allowed, what):
+        before = len(self.problems.found)
+        readable = self.keys(value, path, allowed, what)
+        self.spec.unclear |= len(self.problems.found) > before
+        if not readable:
             return
         if name == "batch":
             self.problem(path, "'batch' names the graph's inputs; choose another node name.")
@@ -594,9 +616,8 @@ class _Reader:
         inputs: dict[str, Source] = {}
         connections = value.get("in") or {}
         if not isinstance(connections, dict):
-            self.value_problem(
-                (*path, "in"), f"'in' of {what} must be a mapping {{port: source}}."
-            )
+            self.spec.unclear = True
+            self.value_problem((*path, "in"), f"'in' of {what} must be a mapping {{port: source}}.")
             connections = {}
         for port, text in connections.items():
             source = self.read_source(text, (*path, "in", port))

@@ -1,0 +1,253 @@
+"""Mistakes in a graph: all reported together, each once, at its place, with a suggestion."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from avssl.errors import ConfigError
+from avssl.graph.check import check_graph
+
+ROOT = Path(__file__).parents[2]
+
+GOOD = """\
+args: {width: 16, ratio: 0.5}
+inputs:
+  audio: [B, 1, 32, 16]
+modules:
+  stem: {type: patch_embed_2d, channels: 1, width: "${args.width}", patch: [16, 16]}
+  mask: {type: random_mask, ratio: "${args.ratio}", patch: [16, 16]}
+  pick: {type: keep_tokens}
+  blocks: {type: transformer, width: "${args.width}", depth: 1, heads: 2}
+  pool: {type: mean_pool}
+  cls: {type: cls_token, width: "${args.width}"}
+  nce: {type: info_nce, temperature: 0.1}
+nodes:
+  m1: {call: mask, in: {like: batch.audio}}
+  m2: {call: mask, in: {like: batch.audio}}
+  p: {call: stem, in: {x: batch.audio}}
+  k1: {call: pick, in: {x: p, keep: m1.keep}}
+  k2: {call: pick, in: {x: p, keep: m2.keep}}
+  c1: {call: cls, in: {x: k1}}
+  c2: {call: cls, in: {x: k2}}
+  t1: {call: blocks, in: {x: c1}}
+  t2: {call: blocks, in: {x: c2}}
+  a: {call: pool, in: {x: t1}}
+  b: {call: pool, in: {x: t2}}
+losses:
+  nce: {call: nce, weight: 1.0, in: {a: a, b: b}}
+"""
+
+
+def messages(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "graph.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        check_graph(path)
+    return [message.removeprefix(f"{path}:") for message in caught.value.messages]
+
+
+def test_good_graph_passes(tmp_path: Path) -> None:
+    path = tmp_path / "graph.yaml"
+    path.write_text(GOOD)
+    report = check_graph(path)
+    assert report.trace is not None
+    assert report.trace.shapes["a"] == {"pooled": (2, 16)}
+
+
+ONE_MISTAKE = {
+    "unknown section": (
+        "losses:",
+        "lossses:",
+        "24:1: unknown section 'lossses'. Did you mean 'losses'?",
+    ),
+    "unknown block": (
+        "type: mean_pool",
+        "type: mean_pol",
+        "9:16: there is no block 'mean_pol'. Did you mean 'mean_pool'?",
+    ),
+    "unknown argument": (
+        "heads: 2}",
+        "head: 2}",
+        "8:65: block 'transformer' has no argument 'head'. Did you mean 'heads'?",
+    ),
+    "wrong type": (
+        "depth: 1,",
+        "depth: one,",
+        "8:62: 'depth' of block 'transformer' must be a whole number, found 'one'.",
+    ),
+    "unknown args": (
+        '"${args.ratio}"',
+        '"${args.ration}"',
+        "6:36: no argument 'ration' in 'args'. Did you mean 'ratio'?",
+    ),
+    "unknown module": (
+        "p: {call: stem,",
+        "p: {call: stm,",
+        "15:13: there is no module 'stm'. Did you mean 'stem'?",
+    ),
+    "unknown node": ("{x: k1}", "{x: k11}", "18:27: there is no node 'k11'. Did you mean 'k1'?"),
+    "unknown output": (
+        "keep: m1.keep",
+        "keep: m1.keeps",
+        "16:37: node 'm1' has no output 'keeps'. Did you mean 'keep'?",
+    ),
+    "several outputs": (
+        "keep: m1.keep",
+        "keep: m1",
+        "16:37: 'm1' has several outputs; name one of keep, restore, mask.",
+    ),
+    "unknown port": (
+        "in: {a: a, b: b}",
+        "in: {a: a, bb: b}",
+        "25:44: 'nce' has no port 'bb'.",
+    ),
+    "unconnected port": (
+        "in: {a: a, b: b}",
+        "in: {a: a}",
+        None,
+    ),
+    "double key": (
+        "  pool: {type: mean_pool}\n",
+        "  pool: {type: mean_pool}\n  pool: {type: mean_pool}\n",
+        "10:3: key 'pool' stands twice; first in line 9.",
+    ),
+    "module never called": (
+        "  pool: {type: mean_pool}\n",
+        "  pool: {type: mean_pool}\n  spare: {type: mean_pool}\n",
+        "10:3: module 'spare' is never called.",
+    ),
+    "node nobody reads": (
+        "losses:",
+        "  spare: {call: pool, in: {x: t1}}\nlosses:",
+        "24:3: nothing reads the outputs of node 'spare'.",
+    ),
+    "reads below": (
+        "in: {x: c1}}",
+        "in: {x: t2}}",
+        None,
+    ),
+    "shape": (
+        'cls: {type: cls_token, width: "${args.width}"}',
+        "cls: {type: cls_token, width: 8}",
+        None,
+    ),
+    "detached loss": (
+        "in: {a: a, b: b}",
+        "in: {a: a, b: b}, detach: [a, b]",
+        None,
+    ),
+    "ratio": ("ratio: 0.5", "ratio: 1.5", None),
+    "indivisible": ("heads: 2", "heads: 3", None),
+    "weight": ("weight: 1.0", "weight: big", None),
+    "input": ("audio: [B, 1, 32, 16]", "audio: [1, 32, 16]", None),
+    "lr_scale": ("heads: 2}", "heads: 2, lr_scale: fast}", None),
+}
+
+
+@pytest.mark.parametrize("name", ONE_MISTAKE)
+def test_one_mistake_gives_one_message(name: str, tmp_path: Path) -> None:
+    before, after, expected = ONE_MISTAKE[name]
+    assert before in GOOD
+    found = messages(tmp_path, GOOD.replace(before, after, 1))
+    assert len(found) == 1, found
+    if expected is not None:
+        assert found[0].startswith(expected), found
+
+
+def test_shape_mistake_names_node_shapes_and_sources(tmp_path: Path) -> None:
+    (found,) = messages(
+        tmp_path, GOOD.replace('cls_token, width: "${args.width}"', "cls_token, width: 8")
+    )
+    assert "node 'c1' fails" in found
+    assert "x [2, 1, 16] from k1.tokens" in found
+
+
+def test_cut_gradient_names_the_cutting_node(tmp_path: Path) -> None:
+    text = GOOD.replace("t1: {call: blocks, in: {x: c1}}", "t1: {call: blocks, in: {x: c1}}")
+    text = text.replace("a: {call: pool, in: {x: t1}}", "a: {call: pool, in: {x: t1}, detach: [x]}")
+    text = text.replace("b: {call: pool, in: {x: t2}}", "b: {call: pool, in: {x: t2}, detach: [x]}")
+    found = messages(tmp_path, text)
+    (loss,) = [message for message in found if "reaches no trained module" in message]
+    assert "detaches 'x'" in loss
+    assert ":22:" in loss or ":23:" in loss
+
+
+SIX = (
+    GOOD.replace('ratio: "${args.ratio}"', "ration: 0.5")  # line 6
+    .replace("type: mean_pool", "type: mean_pol")  # line 9
+    .replace("keep: m1.keep", "keep: m1.kep")  # line 16
+    .replace("{call: cls, in: {x: k2}}", "{call: clss, in: {x: k2}}")  # line 19
+    .replace("in: {a: a, b: b}", "in: {a: a, b: c3}")  # line 25
+    .replace("losses:", "  t3: {call: blocks, in: {x: c2}}\nlosses:")  # line 24
+)
+
+
+def test_six_mistakes_give_six_messages_fast(tmp_path: Path) -> None:
+    path = tmp_path / "six.yaml"
+    path.write_text(SIX)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tools/graph.py"), "check", str(path)],
+            capture_output=True,
+            text=True,
+        )
+        times.append(time.perf_counter() - start)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith(str(path))]
+    places = [int(line.removeprefix(f"{path}:").split(":")[0]) for line in lines]
+    assert places == [6, 9, 16, 19, 24, 26], done.stderr
+    suggestions = ["'ratio'", "'mean_pool'", "'keep'", "'cls'", "t3", "'c2'"]
+    for line, suggestion in zip(lines, suggestions):
+        assert suggestion in line, line
+    assert min(times) < 2.0, times
+
+
+def test_names_are_checked_without_torch(tmp_path: Path) -> None:
+    path = tmp_path / "six.yaml"
+    path.write_text(SIX)
+    code = (
+        "import sys; from pathlib import Path; from avssl.graph.check import check_graph\n"
+        f"try: check_graph(Path({str(path)!r}))\n"
+        "except Exception as error: print(type(error).__name__, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["ConfigError", "False"], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "the file is empty"),
+        ("- a\n- b\n", "expected a mapping"),
+        ("a: [1, 2\nb: 3\n", "not valid YAML"),
+        ("a: !!python/object:os.system {}\n", "is not allowed"),
+        ("1: 2\n", "is not a word"),
+        ("modules: 3\n", "must be a mapping"),
+    ],
+)
+def test_broken_files_give_a_sentence(text: str, expected: str, tmp_path: Path) -> None:
+    assert any(expected in message for message in messages(tmp_path, text))
+
+
+def test_missing_file_and_directory(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot read"):
+            check_graph(path)
+
+
+def test_every_config_is_in_order() -> None:
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    assert len(files) >= 8
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/graph.py"), "check", *map(str, files)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
