@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from avssl.errors import UserError
 from avssl.eval.features import Features, embed
-from avssl.eval.metrics import Retrieval, knn, linear_probe, rankme, retrieval
+from avssl.eval.metrics import Retrieval, confusion, knn, linear_probe, rankme, retrieval
 
 SUBSET = 200  # test clips of the second retrieval figure: chance R@1 is 0.5 % whatever the corpus
 
@@ -40,8 +40,9 @@ class Evaluation:
     """Final figures of one model on the test split.
 
     retrieval: "audio_to_video" -> figures among all test clips; retrieval_subset: among 200 of
-    them, drawn once and for all. linear, knn: input name or "both" -> accuracy; rankme: input name -> effective
-    rank. Dicts are empty where the towers or the labels do not allow the figure.
+    them, drawn once and for all. linear, knn: input name or "both" -> accuracy; confusion: counts
+    of the linear probe, row the true class. rankme: input name -> effective rank. Dicts are empty
+    where the towers or the labels do not allow the figure.
     """
 
     clips: int
@@ -51,6 +52,7 @@ class Evaluation:
     retrieval: dict[str, Retrieval]
     retrieval_subset: dict[str, Retrieval]
     linear: dict[str, float]
+    confusion: dict[str, list[list[int]]]
     knn: dict[str, float]
     rankme: dict[str, float]
 
@@ -103,22 +105,28 @@ def evaluate(train: Features, test: Features) -> Evaluation:
         )
     fit, score = train.labelled(), test.labelled()
     linear: dict[str, float] = {}
+    counts: dict[str, list[list[int]]] = {}
     nearest: dict[str, float] = {}
+    classes = int(torch.cat([fit.labels, score.labels, torch.tensor([-1])]).max()) + 1
     if len(fit.labels.unique()) > 1 and len(score):
         for name in _subjects(test):
             a, b = _join(fit, name), _join(score, name)
-            linear[name] = linear_probe(a, fit.labels, b, score.labels).accuracy
+            fitted = linear_probe(a, fit.labels, b, score.labels)
+            linear[name] = fitted.accuracy
+            table = confusion(score.labels, fitted.predictions, classes=classes)
+            counts[name] = table.tolist()
             a, b = _join(fit, name, unit=True), _join(score, name, unit=True)
             nearest[name] = knn(b, score.labels, bank=a, bank_labels=fit.labels)
-    counts = score.labels.bincount() if len(score) else torch.zeros(1)
+    largest = score.labels.bincount().max().item() if len(score) else 0
     return Evaluation(
         clips=len(test),
         train_clips=len(train),
         classes=len(torch.cat([fit.labels, score.labels]).unique()),
-        majority=(counts.max() / max(1, len(score))).item(),
+        majority=largest / max(1, len(score)),
         retrieval=retrievals(test),
         retrieval_subset=retrievals(test.draw(SUBSET)),
         linear=linear,
+        confusion=counts,
         knn=nearest,
         rankme={name: rankme(x) for name, x in test.vectors.items()},
     )

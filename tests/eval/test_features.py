@@ -157,6 +157,9 @@ def test_final_evaluation_scores_test_clips_only() -> None:
     assert (found.clips, found.train_clips, found.classes) == (30, 60, 3)
     assert set(found.linear) == set(found.knn) == {"audio", "video", "both"}
     assert features.clips.tolist() == list(range(60, 90))
+    for name, counts in found.confusion.items():
+        assert [sum(row) for row in counts] == [10, 10, 10]
+        assert sum(counts[i][i] for i in range(3)) / 30 == pytest.approx(found.linear[name])
     with pytest.raises(UserError, match="30 clips are in the train and in the test split"):
         final_evaluation(pair, Settings(), loaders | {"train": batches(0, 90)})
 
