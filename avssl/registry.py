@@ -8,7 +8,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,7 +76,7 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._signatures = dict(_builtin_signatures())
-        self._modules = {name: module for name, module in _builtin_modules().items()}
+        self._modules = dict(_builtin_modules())
         self._files: dict[str, Path] = {}
         for name, cls in _blocks.items():
             self._signatures[name] = signature(cls)
@@ -153,7 +153,7 @@ def signature(cls: type) -> Signature:
     return Signature(parameters, ports, cls.outputs)  # type: ignore[attr-defined]
 
 
-@lru_cache(maxsize=1)
+@cache
 def _builtin_files() -> dict[Path, str]:
     root = Path(__file__).parent
     return {
@@ -163,14 +163,14 @@ def _builtin_files() -> dict[Path, str]:
     }
 
 
-@lru_cache(maxsize=1)
+@cache
 def _builtin_signatures() -> dict[str, Signature]:
     return {
         name: read for path in _builtin_files() for name, read in _read_signatures(path).items()
     }
 
 
-@lru_cache(maxsize=1)
+@cache
 def _builtin_modules() -> dict[str, str]:
     return {
         name: module for path, module in _builtin_files().items() for name in _read_signatures(path)
@@ -187,7 +187,7 @@ def _import_file(path: Path) -> None:
         raise UserError(f"plugin '{path}' failed to import: {error!r}") from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read_signatures(path: Path) -> dict[str, Signature]:
     """Signatures of the registered classes of a source file, read without running it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -238,7 +238,9 @@ def _arguments(function: ast.FunctionDef | None) -> list[tuple[ast.arg, bool]]:
         (argument, index < first_default) for index, argument in enumerate(positional) if index
     ] + [
         (argument, default is None)
-        for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults)
+        for argument, default in zip(
+            function.args.kwonlyargs, function.args.kw_defaults, strict=True
+        )
     ]
 
 

@@ -11,7 +11,8 @@ KINDS = ("linear", "cosine")
 class Schedule:
     """A number, or a number that moves from ``start`` to ``end`` over the stage.
 
-    Example: ``Schedule.parse(0.1)``, ``Schedule.parse({"kind": "cosine", "start": 0.99, "end": 1})``.
+    Example: ``Schedule.parse(0.1)`` is constant;
+    ``Schedule.parse({"kind": "cosine", "start": 0.99, "end": 1})`` moves.
     """
 
     kind: str

@@ -20,9 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show = commands.add_parser("show", help="parameters of each module, shapes of each node")
     show.add_argument("--json", action="store_true", help="print JSON")
     draw = commands.add_parser("draw", help="write an SVG picture and a mermaid text")
-    draw.add_argument(
-        "--out", type=Path, help="folder for the pictures; beside the file if left out"
-    )
+    draw.add_argument("--out", type=Path, help="folder for the pictures")
     for command in (show, draw):
         command.add_argument("file", type=Path)
         command.add_argument("overrides", nargs="*", help="args.key=value, or any experiment key")
@@ -108,9 +106,7 @@ def _facts(report: Report) -> dict[str, Any]:
         "modules": _module_rows(report),
         "nodes": {
             name: {
-                "ports": {
-                    port: ["B", *shape[1:]] if shape else [] for port, shape in ports.items()
-                },
+                "ports": {port: _batched(shape) for port, shape in ports.items()},
                 "dtypes": trace.dtypes[name],
                 "flops": (trace.flops or {}).get(name, 0),
             }
@@ -123,6 +119,10 @@ def _facts(report: Report) -> dict[str, Any]:
             for name, loss in report.spec.losses.items()
         },
     }
+
+
+def _batched(shape: tuple[int, ...]) -> list[str | int]:
+    return ["B", *shape[1:]] if shape else []
 
 
 def _show(reports: dict[str, Report], *, as_json: bool) -> None:

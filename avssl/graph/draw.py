@@ -7,6 +7,7 @@ carry shapes with batch size B, boxes parameters and forward FLOPs per clip.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 
 from avssl.graph.check import Report
 from avssl.graph.dryrun import BATCHES
@@ -136,10 +137,10 @@ def svg(report: Report) -> str:
     ends = _arrivals(boxes, edges, paths)
     parts += [
         _draw_edge([start, *((boxes[name].x, boxes[name].y) for name in path[1:-1]), end], edge)
-        for edge, path, start, end in zip(edges, paths, starts, ends)
+        for edge, path, start, end in zip(edges, paths, starts, ends, strict=True)
     ]
     labels: dict[tuple[float, float], str] = {
-        start: edge.label for edge, start in zip(edges, starts) if edge.label
+        start: edge.label for edge, start in zip(edges, starts, strict=True) if edge.label
     }
     rows: dict[float, list[tuple[float, float]]] = {}
     for (x, y), label in sorted(labels.items()):
@@ -161,7 +162,7 @@ def _departures(
 ) -> list[tuple[float, float]]:
     """Where each edge leaves its box: one point for each output, spread over the lower side."""
     slots: dict[str, dict[str, float]] = {}
-    for edge, path in zip(edges, paths):
+    for edge, path in zip(edges, paths, strict=True):
         slots.setdefault(edge.source, {}).setdefault(edge.label, boxes[path[1]].x)
     points = []
     for edge in edges:
@@ -212,7 +213,7 @@ def _layers(boxes: dict[str, Box], edges: list[Edge]) -> list[list[str]]:
             path.append(bend)
         path.append(edge.target)
         paths.append(path)
-        for upper, lower in zip(path, path[1:]):
+        for upper, lower in pairwise(path):
             boxes[upper].below.append(lower)
             boxes[lower].above.append(upper)
     return paths
@@ -259,7 +260,7 @@ def _place(boxes: dict[str, Box], layers: list[list[str]]) -> None:
             # The mean of packing from the left and from the right keeps the row balanced.
             left = _pack([boxes[name] for name in layer], wanted)
             mirrored = _pack([boxes[name] for name in layer[::-1]], [-x for x in wanted[::-1]])
-            for name, x, other in zip(layer, left, mirrored[::-1]):
+            for name, x, other in zip(layer, left, mirrored[::-1], strict=True):
                 boxes[name].x = (x - other) / 2
     shift = 20 - min(box.x - box.width / 2 for box in boxes.values())
     for box in boxes.values():
@@ -269,7 +270,7 @@ def _place(boxes: dict[str, Box], layers: list[list[str]]) -> None:
 def _pack(row: list[Box], wanted: list[float]) -> list[float]:
     """Positions at or right of the wanted ones that do not overlap."""
     positions: list[float] = []
-    for index, (box, target) in enumerate(zip(row, wanted)):
+    for index, (box, target) in enumerate(zip(row, wanted, strict=True)):
         if index:
             before = row[index - 1]
             gap = GAP_X if box.lines and before.lines else GAP_X / 2
@@ -280,7 +281,7 @@ def _pack(row: list[Box], wanted: list[float]) -> list[float]:
 
 def _draw_edge(points: list[tuple[float, float]], edge: Edge) -> str:
     data = f"M{points[0][0]:.0f},{points[0][1]:.0f}"
-    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+    for (x0, y0), (x1, y1) in pairwise(points):
         middle = (y0 + y1) / 2
         data += f"C{x0:.0f},{middle:.0f} {x1:.0f},{middle:.0f} {x1:.0f},{y1:.0f}"
     x, y = points[-1]

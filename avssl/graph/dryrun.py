@@ -198,7 +198,7 @@ def _fits(value: Tensor, item: Input, free: dict[str, int]) -> bool:
         return False
     return all(
         free.setdefault(size, actual) == actual if isinstance(size, str) else size == actual
-        for size, actual in zip(item.shape, value.shape)
+        for size, actual in zip(item.shape, value.shape, strict=True)
     )
 
 

@@ -180,7 +180,7 @@ SIX = (
     .replace("type: mean_pool", "type: mean_pol")  # line 9
     .replace("keep: m1.keep", "keep: m1.kep")  # line 16
     .replace("{call: cls, in: {x: k2}}", "{call: clss, in: {x: k2}}")  # line 19
-    .replace("in: {a: a, b: b}", "in: {a: a, b: c3}")  # line 25
+    .replace("in: {a: a, b: b}", "in: {a: a, b: bb}")  # line 25
     .replace("losses:", "  t3: {call: blocks, in: {x: c2}}\nlosses:")  # line 24
 )
 
@@ -202,8 +202,8 @@ def test_six_mistakes_give_six_messages_fast(tmp_path: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith(str(path))]
     places = [int(line.removeprefix(f"{path}:").split(":")[0]) for line in lines]
     assert places == [6, 9, 16, 19, 24, 26], done.stderr
-    suggestions = ["'ratio'", "'mean_pool'", "'keep'", "'cls'", "t3", "'c2'"]
-    for line, suggestion in zip(lines, suggestions):
+    suggestions = ["'ratio'", "'mean_pool'", "'keep'", "'cls'", "t3", "'b'"]
+    for line, suggestion in zip(lines, suggestions, strict=True):
         assert suggestion in line, line
     assert min(times) < 2.0, times
 
