@@ -21,7 +21,9 @@ def test_recipe_counts(shape: list[int], patch: list[int], kept: int, patches: i
 @pytest.mark.parametrize("tenths", range(10))
 def test_count_is_the_exact_floor(tenths: int) -> None:
     mask = RandomMask(ratio=tenths / 10, patch=[1])
-    assert [mask.count(n) for n in range(1, 500)] == [n * (10 - tenths) // 10 for n in range(1, 500)]
+    assert [mask.count(n) for n in range(1, 500)] == [
+        n * (10 - tenths) // 10 for n in range(1, 500)
+    ]
 
 
 def test_ports_agree() -> None:

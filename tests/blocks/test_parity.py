@@ -138,7 +138,7 @@ def theirs_of(state: dict[str, Tensor], query: Tensor, part: str) -> Tensor:
 
 
 def their_positions(width: int) -> Tensor:
-    """The table of the released MAE weights for a 4 x 4 grid: the halves of their function swapped."""
+    """The table of the released MAE weights for a 4 x 4 grid: their halves swapped."""
     row_first = build_2d_sinusoidal_position_embedding(4, 4, width, cls_token=True)
     return torch.cat([row_first[:, width // 2 :], row_first[:, : width // 2]], dim=1)[None]
 

@@ -1,0 +1,111 @@
+"""Attention: the backends agree, the choice is explained, and compile and meta go through."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from avssl.errors import UserError
+from avssl.ops.attention import attention, attention_backend, set_attention_backend
+
+
+@pytest.fixture(autouse=True)
+def automatic() -> Iterator[None]:
+    yield
+    set_attention_backend(None)
+
+
+def inputs(*, keys: int = 9, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    shapes = [(2, 9, 3, 16), (2, keys, 3, 16), (2, keys, 3, 16)]
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("keys", [9, 5])
+def test_sdpa_equals_plain_forward_and_backward(keys: int) -> None:
+    results = {}
+    for backend in ("plain", "sdpa"):
+        q, k, v = inputs(keys=keys)
+        out = attention(q, k, v, backend=backend)
+        assert out.shape == (2, 9, 3, 16)
+        (out * torch.linspace(0, 1, out.numel()).view_as(out)).sum().backward()
+        results[backend] = [out, q.grad, k.grad, v.grad]
+    for found, expected in zip(results["sdpa"], results["plain"], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_plain_is_the_formula_head_by_head() -> None:
+    q, k, v = inputs()
+    out = attention(q, k, v, backend="plain")
+    for head in range(3):
+        weights = (q[1, :, head] @ k[1, :, head].T / 4).softmax(-1)
+        torch.testing.assert_close(out[1, :, head], weights @ v[1, :, head])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_xformers_equals_plain_forward_and_backward(dtype: torch.dtype) -> None:
+    if attention_backend().name != "xformers":
+        pytest.skip(f"xformers does not run here: {attention_backend().reason}")
+    results = {}
+    for backend in ("plain", "xformers"):
+        q, k, v = (x.detach().to("cuda", dtype).requires_grad_() for x in inputs())
+        out = attention(q, k, v, backend=backend)
+        out.sum().backward()
+        results[backend] = [out, q.grad, k.grad, v.grad]
+    for found, expected in zip(results["xformers"], results["plain"], strict=True):
+        torch.testing.assert_close(found, expected, rtol=3e-2, atol=3e-2)
+
+
+def test_choice_has_a_name_and_a_reason() -> None:
+    chosen = attention_backend()
+    assert chosen.name in ("xformers", "sdpa")
+    assert str(chosen) == f"attention: {chosen.name} ({chosen.reason})"
+    if not torch.cuda.is_available():
+        assert str(chosen) == "attention: sdpa (xformers needs CUDA, which this machine lacks)"
+
+
+def test_choice_can_be_set_and_taken_back() -> None:
+    assert str(set_attention_backend("plain")) == "attention: plain (set by hand)"
+    q, k, v = inputs()
+    assert torch.equal(attention(q, k, v), attention(q, k, v, backend="plain"))
+    assert set_attention_backend(None).name in ("xformers", "sdpa")
+
+
+def test_impossible_choices_are_user_errors() -> None:
+    with pytest.raises(UserError, match=r"'flash' is unknown: choose one of xformers, sdpa, plain"):
+        set_attention_backend("flash")
+    q, k, v = inputs()
+    with pytest.raises(UserError, match=r"half-precision CUDA tensors.*not torch.float32 on cpu"):
+        attention(q, k, v, backend="xformers")
+    with pytest.raises(UserError, match="'flash' is unknown"):
+        attention(q, k, v, backend="flash")  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"cannot run: xformers needs CUDA.*Use 'sdpa'"):
+            set_attention_backend("xformers")
+
+
+@pytest.mark.parametrize("name", ["sdpa", "plain", None])
+def test_compiles_without_a_break_and_follows_a_later_choice(name: str | None) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    q, k, v = inputs()
+    expected = attention(q, k, v, backend="plain")
+    torch.testing.assert_close(compiled(q, k, v), expected)
+    set_attention_backend(name)
+    torch.testing.assert_close(compiled(q, k, v), expected)
+
+
+def test_meta_tensors_go_through() -> None:
+    q, k, v = (x.to("meta") for x in inputs(keys=5))
+    assert attention(q, k, v).shape == (2, 9, 3, 16)
+
+
+def test_import_neither_chooses_nor_imports_a_kernel() -> None:
+    code = (
+        "import sys, avssl.ops.attention as a; "
+        "assert a._automatic is None and 'xformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
