@@ -1,9 +1,11 @@
-"""Checkpoints: folders that are either complete or not there, gathered from any number of processes.
+"""Checkpoints: folders that are either complete or not there, gathered from any number of
+processes.
 
-``checkpoints/<stage>/step-000123/`` holds ``model.safetensors`` (the whole graph, teachers included),
-``optimizer.safetensors`` (tensors named ``<parameter>/<state>``) and ``state.json`` (step, and size and SHA-256 of the
-two files). A folder is written under a temporary name, flushed to disk and renamed, so a process killed at any moment
-leaves the earlier checkpoints as they were. Nothing is pickled.
+``checkpoints/<stage>/step-000123/`` holds ``model.safetensors`` (the whole graph, teachers
+included), ``optimizer.safetensors`` (tensors named ``<parameter>/<state>``) and ``state.json``
+(step, and size and SHA-256 of the two files). A folder is written under a temporary name, flushed
+to disk and renamed, so a process killed at any moment leaves the earlier checkpoints as they were.
+Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -58,19 +60,30 @@ class Progress:
     seconds: float
 
 
-def save(folder: Path, progress: Progress, graph: nn.Module, optimizer: torch.optim.Optimizer, *, keep: int) -> None:
+def save(
+    folder: Path,
+    progress: Progress,
+    graph: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    keep: int,
+) -> None:
     """Write the checkpoint of `progress.step` below `folder` and remove all but the newest `keep`.
 
     Called on every rank; rank 0 writes.
 
     Raises:
-        UserError: it could not be written (full disk, no permission); earlier checkpoints are untouched.
+        UserError: it could not be written (full disk, no permission); earlier checkpoints are
+        untouched.
     """
-    model = get_model_state_dict(graph, options=_GATHER)
-    state = get_optimizer_state_dict(graph, optimizer, options=_GATHER).get("state", {})  # rank 0 alone gets it
+    model: dict[str, Any] = get_model_state_dict(graph, options=_GATHER)
+    gathered: dict[str, Any] = get_optimizer_state_dict(graph, optimizer, options=_GATHER)
+    state = gathered.get("state", {})  # rank 0 alone gets it
     failure: list[str | None] = [None]
     if _rank() == 0:
-        tensors = {f"{name}/{key}": value for name, entry in state.items() for key, value in entry.items()}
+        tensors = {
+            f"{name}/{key}": value for name, entry in state.items() for key, value in entry.items()
+        }
         try:
             _write(folder, progress, model, tensors)
             _remove_old(folder, keep)
@@ -80,10 +93,15 @@ def save(folder: Path, progress: Progress, graph: nn.Module, optimizer: torch.op
         dist.broadcast_object_list(failure, src=0)
     if failure[0] is not None:
         earlier = steps_saved(folder)
-        resume = f"step {earlier[-1][0]} is intact" if earlier else "there is no earlier one of this stage"
+        resume = (
+            f"step {earlier[-1][0]} is intact"
+            if earlier
+            else "there is no earlier one of this stage"
+        )
         raise UserError(
-            f"the checkpoint of step {progress.step} could not be written in {folder}: {failure[0]}. "
-            f"Of the earlier checkpoints, {resume}. Make room on the disk and run the same command again."
+            f"the checkpoint of step {progress.step} could not be written in {folder}: "
+            f"{failure[0]}. Of the earlier checkpoints, {resume}. Make room on the disk and run "
+            "the same command again."
         )
 
 
@@ -91,7 +109,9 @@ def steps_saved(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints below `folder`, oldest first; whether they are intact is not looked at."""
     if not folder.is_dir():
         return []
-    found = [(int(path.name[5:]), path) for path in folder.glob("step-*") if path.name[5:].isdigit()]
+    found = [
+        (int(path.name[5:]), path) for path in folder.glob("step-*") if path.name[5:].isdigit()
+    ]
     return sorted(found)
 
 
@@ -99,7 +119,8 @@ def newest(folder: Path) -> tuple[Path | None, Progress | None, list[str]]:
     """Find the newest intact checkpoint.
 
     Returns:
-        Its folder and progress (None where there is none), and a sentence for each newer one that is damaged.
+        Its folder and progress (None where there is none), and a sentence for each newer one that
+        is damaged.
     """
     damaged: list[str] = []
     for _, path in reversed(steps_saved(folder)):
@@ -116,46 +137,68 @@ def check(path: Path) -> Progress:
     Raises:
         UserError: something is missing or changed.
     """
-    try:
-        record = json.loads((path / STATE).read_text(encoding="utf-8"))
-        progress, files = Progress(**record["progress"]), record["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"checkpoint {path.name} is damaged: {STATE} cannot be read ({error}).") from error
+    progress, files = read_state(path)
     for name, expected in files.items():
         file = path / name
         size = file.stat().st_size if file.is_file() else None
         if size != expected["bytes"]:
-            found = "is missing" if size is None else f"has {size:,} bytes instead of {expected['bytes']:,}"
+            wanted = f"{expected['bytes']:,} bytes"
+            found = "is missing" if size is None else f"has {size:,} bytes instead of {wanted}"
             raise UserError(f"checkpoint {path.name} is damaged: {name} {found}.")
         if _sha256(file) != expected["sha256"]:
-            raise UserError(f"checkpoint {path.name} is damaged: the content of {name} changed since it was written.")
+            raise UserError(
+                f"checkpoint {path.name} is damaged: {name} changed since it was written."
+            )
     return progress
 
 
+def read_state(path: Path) -> tuple[Progress, dict[str, Any]]:
+    """A checkpoint's progress, and size and checksum of each of its files.
+
+    Raises:
+        UserError: state.json is missing or broken.
+    """
+    try:
+        record = json.loads((path / STATE).read_text(encoding="utf-8"))
+        return Progress(**record["progress"]), record["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"checkpoint {path.name} is damaged: {STATE} cannot be read ({error})."
+        ) from error
+
+
 def load(path: Path, graph: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint into a graph and its optimizer, sharded or not, whatever number of ranks wrote it.
+    """Put a checkpoint into a graph and its optimizer, sharded or not, whatever number of ranks
+    wrote it.
 
     Raises:
         UserError: a tensor is missing, unknown or has another shape; each is named.
     """
-    model = load_file(path / MODEL)
-    must_match(model, {name: tensor.shape for name, tensor in graph.state_dict().items()}, path.parent.name)
+    model: dict[str, Any] = load_file(path / MODEL)
+    must_match(
+        model, {name: tensor.shape for name, tensor in graph.state_dict().items()}, path.parent.name
+    )
     names = {parameter: name for name, parameter in graph.named_parameters()}
     state: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load_file(path / OPTIMIZER).items():
         name, _, entry = key.rpartition("/")
         state.setdefault(name, {})[entry] = tensor
     groups = [
-        {**{k: v for k, v in group.items() if k != "params"}, "params": [names[p] for p in group["params"]]}
+        {
+            **{k: v for k, v in group.items() if k != "params"},
+            "params": [names[p] for p in group["params"]],
+        }
         for group in optimizer.param_groups
     ]
     known = {name for group in groups for name in group["params"]}
     if known != set(state):
         odd = sorted(known ^ set(state))
-        raise UserError(f"{path.name}/{OPTIMIZER} does not belong to this graph: {len(odd)} parameters, as {odd[0]}.")
-    set_optimizer_state_dict(
-        graph, optimizer, {"state": state, "param_groups": groups}, options=_SCATTER
-    )
+        raise UserError(
+            f"{path.name}/{OPTIMIZER} does not belong to this graph: {len(odd)} parameters are in "
+            f"one of them only, such as {odd[0]}."
+        )
+    saved: dict[str, Any] = {"state": state, "param_groups": groups}
+    set_optimizer_state_dict(graph, optimizer, saved, options=_SCATTER)
     set_model_state_dict(graph, model, options=_SCATTER)
 
 
@@ -170,7 +213,7 @@ def must_match(found: dict[str, Tensor], wanted: dict[str, torch.Size], where: s
     ]
     if complaints:
         raise UserError(
-            f"the weights of {where} do not fit this graph ({len(wanted) - len(complaints)}/{len(wanted)} tensors do): "
+            f"the weights of {where} do not fit this graph of {len(wanted)} tensors: "
             + "; ".join(complaints)
         )
 
@@ -181,7 +224,9 @@ def remove_unfinished(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(folder: Path, progress: Progress, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+def _write(
+    folder: Path, progress: Progress, model: dict[str, Tensor], optimizer: dict[str, Tensor]
+) -> None:
     final = folder / f"step-{progress.step:06d}"
     temporary = folder / f".{final.name}.tmp"
     remove_unfinished(folder)
@@ -190,14 +235,19 @@ def _write(folder: Path, progress: Progress, model: dict[str, Tensor], optimizer
         files = {}
         for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
             write_tensors(tensors, temporary / name)
-            files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)}
+            files[name] = {
+                "bytes": (temporary / name).stat().st_size,
+                "sha256": _sha256(temporary / name),
+            }
         text = json.dumps({"progress": asdict(progress), "files": files}, indent=1)
         with open(temporary / STATE, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         _sync(temporary)
-        if final.exists():  # a damaged one of the same step, or the stage's last step now marked as finished
+        if (
+            final.exists()
+        ):  # a damaged one of the same step, or the stage's last step now marked as finished
             shutil.rmtree(final)
         os.rename(temporary, final)
         _sync(folder)

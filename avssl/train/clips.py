@@ -32,7 +32,10 @@ class Clips:
     @property
     def description(self) -> dict[str, Any]:
         """What the card says of the data."""
-        counts = {split: sum(clip.split == split for clip in self.manifest.clips) for split in ("train", "val", "test")}
+        counts = {
+            split: sum(clip.split == split for clip in self.manifest.clips)
+            for split in ("train", "val", "test")
+        }
         return {
             "source": self.config.source,
             "clips": ", ".join(f"{split} {count}" for split, count in counts.items()),
@@ -61,7 +64,9 @@ class Clips:
     def _dataset(self, split: str, *, training: bool) -> ClipDataset:
         key = (split, training)
         if key not in self.splits:
-            self.splits[key] = ClipDataset(self.manifest, self.config, split=split, training=training)
+            self.splits[key] = ClipDataset(
+                self.manifest, self.config, split=split, training=training
+            )
         return self.splits[key]
 
 

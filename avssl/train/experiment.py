@@ -1,6 +1,8 @@
-"""The experiment file: what to train on what, stage after stage, and every mistake in it before any data is read.
+"""The experiment file: what to train on what, stage after stage, and every mistake in it before any
+data is read.
 
-A stage names its graph by a path relative to the experiment file, or to the nearest folder above it that has such a
+A stage names its graph by a path relative to the experiment file, or to the nearest folder above it
+that has such a
 file: ``configs/paper/x.yaml`` may write ``graphs/y.yaml`` for ``configs/graphs/y.yaml``.
 """
 
@@ -34,10 +36,12 @@ class TrainConfig:
         clip: largest gradient norm of each module; null for none.
         precision: "auto" is bf16 autocast on CUDA and fp32 on CPU.
         compile: run the graph through torch.compile.
-        checkpoint_activations: recompute transformer blocks in the backward pass instead of keeping their insides.
+        checkpoint_activations: recompute transformer blocks in the backward pass instead of keeping
+            their insides.
         parallel: under torchrun, "auto" and "ddp" copy the model, "fsdp" shards it.
         device: "auto" takes CUDA where there is one.
-        save_every: steps between two checkpoints; one is also written at the end of a stage and on Ctrl-C.
+        save_every: steps between two checkpoints; one is also written at the end of a stage and on
+            Ctrl-C.
         keep: newest checkpoints that stay, per stage.
         log_every: steps between two lines of progress and two measurements of the update norms.
     """
@@ -77,7 +81,8 @@ class ProbeConfig:
         clips: val clips of such a probe.
         towers: batch input -> module.port that is probed, called without a mask.
         pictures: write pictures (reconstructions, similarity, curves) with each probe.
-        final: measure the untrained model and the end of each stage on the test split, for the final table.
+        final: measure the untrained model and the end of each stage on the test split, for the
+            final table.
     """
 
     every: int = 500
@@ -91,7 +96,9 @@ class ProbeConfig:
         _not_below_zero(self, "every")
         for name, source in self.towers.items():
             if source.count(".") != 1 or not all(source.split(".")):
-                raise ValueError(f"towers.{name} must be module.port, for example audio.pooled; found '{source}'.")
+                raise ValueError(
+                    f"towers.{name} must be module.port, such as audio.pooled; found '{source}'."
+                )
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,9 @@ class Experiment:
             raise ValueError("stages is empty: name at least one stage.")
         for name in self.stages:
             if not name.isidentifier() or name == "previous":
-                raise ValueError(f"stages.{name}: a stage is named by letters, digits and _, and not 'previous'.")
+                raise ValueError(
+                    f"stages.{name}: a stage is named by letters, digits and _, and not 'previous'."
+                )
 
 
 @dataclass(frozen=True)
@@ -176,10 +185,15 @@ class LoadedExperiment:
         """All graph files, sub-graphs included."""
         return list(dict.fromkeys(file for item in self.instances for file in item.spec.files))
 
-    def references(self, instance: Instance, weights: Callable[[str], Mapping[str, Any]]) -> References:
-        """What ``frozen_from`` and ``init_from`` of an instance may name; `weights` reads those of an instance."""
+    def references(
+        self, instance: Instance, weights: Callable[[str], Mapping[str, Any]]
+    ) -> References:
+        """What ``frozen_from`` and ``init_from`` of an instance may name; `weights` reads those of
+        an instance."""
         before = self.instances[: self.instances.index(instance)]
-        return _references([(item.name, item.spec, functools.partial(weights, item.name)) for item in before])
+        return _references(
+            [(item.name, item.spec, functools.partial(weights, item.name)) for item in before]
+        )
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperiment:
@@ -190,7 +204,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperime
         overrides: ``key.sub=value`` from the command line.
 
     Raises:
-        ConfigError: every mistake in the file, the overrides and the graphs, each with ``file:line:col``.
+        ConfigError: every mistake in the file, the overrides and the graphs, each with
+        ``file:line:col``.
     """
     problems = Problems()
     loaded = read_experiment(path, problems, overrides)
@@ -199,7 +214,9 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperime
     return loaded
 
 
-def read_experiment(path: Path, problems: Problems, overrides: Sequence[str] = ()) -> LoadedExperiment | None:
+def read_experiment(
+    path: Path, problems: Problems, overrides: Sequence[str] = ()
+) -> LoadedExperiment | None:
     """As `load_experiment`, but what is wrong goes to `problems`."""
     document = read_yaml(path, problems)
     if document is None:
@@ -207,15 +224,19 @@ def read_experiment(path: Path, problems: Problems, overrides: Sequence[str] = (
     document.override(overrides, problems)
     config = fill(Experiment, document, (), problems)
     instances = _read_stages(document, config, problems)
-    if config is not None and len(instances) == sum(stage.repeat for stage in config.stages.values()):
+    if config is not None and len(instances) == sum(
+        stage.repeat for stage in config.stages.values()
+    ):
         _check_data(document, config, instances, problems)
     return LoadedExperiment(config, instances, path) if config is not None else None
 
 
-def _read_stages(document: Document, config: Experiment | None, problems: Problems) -> list[Instance]:
-    """Read and check the graph of every instance; a broken experiment file still gets its graphs checked."""
+def _read_stages(
+    document: Document, config: Experiment | None, problems: Problems
+) -> list[Instance]:
+    """Read and check the graph of every instance, also where the experiment file has mistakes."""
     instances: list[Instance] = []
-    sound = True  # a stage is run on the meta device only when it and those before it are right in themselves
+    sound = True  # the dry run waits until a stage and those before it are right in themselves
     for stage, value in _mapping(document.get(("stages",))).items():
         path: Keys = ("stages", stage, "graph")
         name = document.get(path)
@@ -224,7 +245,9 @@ def _read_stages(document: Document, config: Experiment | None, problems: Proble
         place = document.value_place(path)
         file = find_file(name, document.path.parent if document.path else None)
         if file is None:
-            problems.add(place, f"there is no graph file '{name}' beside this file or in a folder above it.")
+            problems.add(
+                place, f"there is no graph file '{name}' beside this file or in a folder above it."
+            )
             continue
         own, shared = _mapping(_mapping(value).get("args")), _mapping(document.get(("args",)))
         where = functools.partial(_argument_place, document, stage, own)
@@ -233,7 +256,9 @@ def _read_stages(document: Document, config: Experiment | None, problems: Proble
             before = _references([(item.name, item.spec, None) for item in instances])
             args = {**shared, **own}
             found = len(problems.found)
-            spec = read_graph(file, problems, args=args, args_places=where, references=before, place=place)
+            spec = read_graph(
+                file, problems, args=args, args_places=where, references=before, place=place
+            )
             if spec is None:
                 sound = False
                 break
@@ -250,7 +275,9 @@ def _argument_place(document: Document, stage: str, own: Mapping[str, Any], name
     return document.key_place(("stages", stage, "args", name) if name in own else ("args", name))
 
 
-def _references(stages: Sequence[tuple[str, GraphSpec, Callable[[], Mapping[str, Any]] | None]]) -> References:
+def _references(
+    stages: Sequence[tuple[str, GraphSpec, Callable[[], Mapping[str, Any]] | None]],
+) -> References:
     found = References({name: Reference(spec, weights) for name, spec, weights in stages})
     if stages:
         found["previous"] = found[stages[-1][0]]
@@ -258,7 +285,8 @@ def _references(stages: Sequence[tuple[str, GraphSpec, Callable[[], Mapping[str,
 
 
 class References(dict[str, Reference]):
-    """Stages that stand before one, by name and as ``previous``; ``run folder:module`` is looked up on disk."""
+    """Stages that stand before one, by name and as ``previous``; ``run folder:module`` is looked up
+    on disk."""
 
     def get(self, name: str, default: Any = None) -> Any:
         """The stage, or the last stage of the run folder `name`."""
@@ -293,30 +321,50 @@ def _check_data(
             if not fits:
                 problems.add(
                     document.key_place(("data", "inputs", name)),
-                    f"data.inputs.{name} makes [B, {', '.join(map(str, given))}], but '{instance.spec.name}' takes "
-                    f"[B, {', '.join(map(str, shape))}].",
+                    f"data.inputs.{name} makes [B, {', '.join(map(str, given))}], but "
+                    f"'{instance.spec.name}' takes [B, {', '.join(map(str, shape))}].",
                 )
-    read = {name for instance in instances for name in instance.spec.inputs} | set(config.probe.towers)
+    read = {name for instance in instances for name in instance.spec.inputs} | set(
+        config.probe.towers
+    )
     for name in made:
         if name not in read:
-            problems.add(document.key_place(("data", "inputs", name)), f"no stage reads the input '{name}'.")
+            problems.add(
+                document.key_place(("data", "inputs", name)), f"no stage reads the input '{name}'."
+            )
     for name, source in config.probe.towers.items():
         path: Keys = ("probe", "towers", name)
         if name not in made:
-            problems.add(document.key_place(path), f"data.inputs makes no '{name}'.", unknown=name, known=made)
+            problems.add(
+                document.key_place(path),
+                f"data.inputs makes no '{name}'.",
+                unknown=name,
+                known=made,
+            )
         module_name, _, port = source.partition(".")
         for instance in instances:
             module = instance.spec.modules.get(module_name)
             if module is None:
                 sentence = f"stage '{instance.stage}' has no module '{module_name}'."
-                problems.add(document.value_place(path), sentence, unknown=module_name, known=instance.spec.modules)
+                problems.add(
+                    document.value_place(path),
+                    sentence,
+                    unknown=module_name,
+                    known=instance.spec.modules,
+                )
             elif module.signature is not None and port not in module.signature.outputs:
                 sentence = f"module '{module_name}' has no output '{port}'."
-                problems.add(document.value_place(path), sentence, unknown=port, known=module.signature.outputs)
+                problems.add(
+                    document.value_place(path),
+                    sentence,
+                    unknown=port,
+                    known=module.signature.outputs,
+                )
 
 
 def input_shape(recipe: FbankConfig | FramesConfig) -> tuple[int, ...]:
-    """Shape of one input without the batch: [1, T, F] of a spectrogram, [3, T, H, W] of pictures."""
+    """Shape of one input without the batch: [1, T, F] of a spectrogram, [3, T, H, W] of
+    pictures."""
     if isinstance(recipe, FbankConfig):
         return (1, recipe.frames, recipe.bins)
     return (3, recipe.frames, recipe.size, recipe.size)

@@ -1,14 +1,14 @@
-"""What the first real step should have done: trained parameters got a gradient, teachers followed, frozen ones stayed."""
+"""What the first real step should have done: trained parameters got a gradient, teachers followed,
+frozen ones stayed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from avssl.train.optimizer import trained_parameters
-from avssl.train.teachers import local
+from avssl.train.sharding import full, local
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,35 +34,50 @@ def after_step(graph: Graph, before: dict[str, Tensor], momenta: dict[str, float
         momenta: teacher -> momentum the step used.
 
     Returns:
-        One sentence for each kind of trouble, with the names of the parameters; empty when all is well.
+        One sentence for each kind of trouble, with the names of the parameters; empty when all is
+        well.
     """
     findings: list[str] = []
     trained = list(trained_parameters(graph))
-    without = [name for _, name, p in trained if p.grad is None or not bool(_full(p.grad).any())]
+    without = [name for _, name, p in trained if p.grad is None or not bool(full(p.grad).any())]
     if without:
         findings.append(f"no gradient, or one of zeros, in the first step: {_some(without)}")
     for module in sorted(graph.frozen):
-        names = {name: local(p.detach()) for name, p in graph.get_submodule(module).named_parameters()}
+        names = {
+            name: local(p.detach()) for name, p in graph.get_submodule(module).named_parameters()
+        }
         if module in graph.teachers:
             source = dict(graph.get_submodule(graph.teachers[module].source).named_parameters())
             m = momenta[module]
-            expected = {n: m * before[f"{module}.{n}"] + (1 - m) * local(source[n].detach()) for n in names}
-            strayed = [f"{module}.{n}" for n, p in names.items() if not torch.allclose(p, expected[n], atol=1e-6)]
+            expected = {
+                n: m * before[f"{module}.{n}"] + (1 - m) * local(source[n].detach()) for n in names
+            }
+            strayed = [
+                f"{module}.{n}"
+                for n, p in names.items()
+                if not torch.allclose(p, expected[n], atol=1e-6)
+            ]
             if strayed:
-                findings.append(f"teacher parameters did not move to momentum x old + (1 - momentum) x student: "
-                                f"{_some(strayed)}")
+                findings.append(
+                    "teacher parameters are not momentum x old + (1 - momentum) x student after "
+                    f"the first step: {_some(strayed)}"
+                )
         else:
-            moved = [f"{module}.{n}" for n, p in names.items() if not torch.equal(p, before[f"{module}.{n}"])]
+            moved = [
+                f"{module}.{n}"
+                for n, p in names.items()
+                if not torch.equal(p, before[f"{module}.{n}"])
+            ]
             if moved:
                 findings.append(f"frozen parameters moved: {_some(moved)}")
-        with_gradient = [f"{module}.{n}" for n, p in graph.get_submodule(module).named_parameters() if p.grad is not None]
+        with_gradient = [
+            f"{module}.{n}"
+            for n, p in graph.get_submodule(module).named_parameters()
+            if p.grad is not None
+        ]
         if with_gradient:
             findings.append(f"{_some(with_gradient)} should not be trained, but got a gradient")
     return findings
-
-
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _some(names: list[str], most: int = 6) -> str:

@@ -89,7 +89,9 @@ def train_stage(session: Session, instance: Instance, done: dict[str, int]) -> b
         folder.keep_metrics({**done, stage.name: stage.start if stage.start else -1})
     world.wait()
     _say(world, describe(stage, world))
-    batches = session.clips.batches(seed=stage.recipe.seed, start=stage.start, steps=stage.recipe.steps)
+    batches = session.clips.batches(
+        seed=stage.recipe.seed, start=stage.start, steps=stage.recipe.steps
+    )
     with ExitStack() as stack:
         writer = stack.enter_context(
             MetricsWriter(folder, stage.name, step=stage.start, active=world.main)
@@ -107,7 +109,9 @@ def train_stage(session: Session, instance: Instance, done: dict[str, int]) -> b
         return _steps(session, stage, iter(batches), writer, report)
 
 
-def _steps(session: Session, stage: Stage, batches: Any, writer: MetricsWriter, report: Reporter) -> bool:
+def _steps(
+    session: Session, stage: Stage, batches: Any, writer: MetricsWriter, report: Reporter
+) -> bool:
     """The loop itself: batch, step, probe, checkpoint."""
     config, world, steps = session.experiment.config, session.world, stage.recipe.steps
     began = now() - stage.seconds
@@ -147,18 +151,23 @@ def _steps(session: Session, stage: Stage, batches: Any, writer: MetricsWriter, 
             folder = session.folder.checkpoints(stage.name)
             checkpoint.save(folder, progress, stage.graph, stage.optimizer, keep=config.train.keep)
         if stop and not last:
-            report.say(f"{stage.name}: saved at step {step + 1}. The same command continues from there.")
+            report.say(
+                f"{stage.name}: saved at step {step + 1}. The same command continues from there."
+            )
             return False
     return True
 
 
 def prepare(session: Session, instance: Instance) -> Stage:
-    """Build a stage's graph and optimizer, spread them over the processes, and load its newest checkpoint."""
+    """Build a stage's graph and optimizer, spread them over the processes, and load its newest
+    checkpoint."""
     experiment, world = session.experiment, session.world
     config = experiment.config.train
     weights = functools.partial(stage_weights, session.folder.path)
     seed = stage_seed(experiment.config.seed, instance.name)
-    graph = Graph.from_spec(instance.spec, references=experiment.references(instance, weights), seed=seed)
+    graph = Graph.from_spec(
+        instance.spec, references=experiment.references(instance, weights), seed=seed
+    )
     model = spread(graph, world, config)
     graph.train()
     optimizer = make_optimizer(graph, config, fused=world.device.type == "cuda")
@@ -167,8 +176,9 @@ def prepare(session: Session, instance: Instance) -> Stage:
     if path is not None and progress is not None:
         if progress.steps != recipe.steps:
             raise UserError(
-                f"{instance.name} had {progress.steps} steps when it was started and has {recipe.steps} now: "
-                "the number of train clips changed. Give another run folder with run=..."
+                f"{instance.name} had {progress.steps} steps when it was started and has "
+                f"{recipe.steps} now: the number of train clips changed. Give another run folder "
+                "with run=..."
             )
         checkpoint.load(path, graph, optimizer)
     start, seconds = (progress.step, progress.seconds) if progress else (0, 0.0)
@@ -186,31 +196,40 @@ def _recipe(session: Session, instance: Instance, seed: int) -> Recipe:
         peak=peak_lr(config, session.experiment.config.data.batch),
         minimum=config.min_lr,
         clip=config.clip,
-        bf16=config.precision == "bf16" or (config.precision == "auto" and session.world.device.type == "cuda"),
+        bf16=config.precision == "bf16"
+        or (config.precision == "auto" and session.world.device.type == "cuda"),
         log_every=config.log_every,
     )
 
 
 def stage_seed(seed: int, name: str) -> int:
-    """The seed of a stage instance: a repeated stage starts from other weights and sees other crops."""
+    """The seed of a stage instance: a repeated stage starts from other weights and sees other
+    crops."""
     return zlib.crc32(f"{seed}/{name}".encode())
 
 
 def to_device(batch: dict[str, Any], graph: Graph, device: torch.device) -> dict[str, Tensor]:
     """The inputs of the graph, moved to where it lives."""
-    return {name: batch[name].to(device, non_blocking=True) for name in graph.inputs if name in batch}
+    return {
+        name: batch[name].to(device, non_blocking=True) for name in graph.inputs if name in batch
+    }
 
 
 def describe(stage: Stage, world: World) -> str:
     """One line on what is about to be trained."""
     trained = sum(parameter.numel() for _, _, parameter in trained_parameters(stage.graph))
     total = sum(parameter.numel() for parameter in stage.graph.parameters())
-    where = f"{world.size} x {world.device.type} ({world.mode})" if world.size > 1 else world.device.type
+    where = (
+        f"{world.size} x {world.device.type} ({world.mode})"
+        if world.size > 1
+        else world.device.type
+    )
     precision = "bf16 autocast" if stage.recipe.bf16 else "fp32"
     resumed = f", continuing at step {stage.start}" if stage.start else ""
     return (
-        f"{stage.name}: {trained / 1e6:.2f} M trained of {total / 1e6:.2f} M parameters, {stage.recipe.steps} steps "
-        f"({stage.recipe.warmup} warm-up), peak lr {stage.recipe.peak:.2e}, {precision} on {where}{resumed}"
+        f"{stage.name}: {trained / 1e6:.2f} M trained of {total / 1e6:.2f} M parameters, "
+        f"{stage.recipe.steps} steps ({stage.recipe.warmup} warm-up), "
+        f"peak lr {stage.recipe.peak:.2e}, {precision} on {where}{resumed}"
     )
 
 
@@ -223,9 +242,7 @@ def _newest(session: Session, stage: str) -> tuple[Path | None, Progress | None]
         for sentence in damaged:
             print(f"warning: {stage}: {sentence} It is skipped.", flush=True)
     name = world.agree(path.name if path else None)
-    if name is None:
-        return None, None
-    return folder / name, checkpoint.check(folder / name)
+    return (folder / name, checkpoint.read_state(folder / name)[0]) if name else (None, None)
 
 
 def _finished(session: Session, instance: Instance) -> int | None:
@@ -237,7 +254,10 @@ def _finished(session: Session, instance: Instance) -> int | None:
 def _probe(writer: MetricsWriter, report: Reporter, step: int, figures: dict[str, float]) -> None:
     if figures:
         writer.write(step, figures)
-        report.say(f"{report.stage} step {step} probe  " + "  ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+        report.say(
+            f"{report.stage} step {step} probe  "
+            + "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
+        )
 
 
 def _report_clips(batch: dict[str, Any], report: Reporter) -> None:
@@ -248,5 +268,3 @@ def _report_clips(batch: dict[str, Any], report: Reporter) -> None:
 def _say(world: World, text: str) -> None:
     if world.main:
         print(text, flush=True)
-
-

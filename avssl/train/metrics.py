@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class MetricsWriter:
-    """Appends rows of one stage instance; use as a context manager. Writes nothing on ranks other than 0.
+    """Appends rows of one stage instance; use as a context manager. Writes nothing on ranks other
+    than 0.
 
     Args:
         folder: the run folder.
@@ -23,8 +25,12 @@ class MetricsWriter:
 
     def __init__(self, folder: RunFolder, stage: str, *, step: int, active: bool) -> None:
         self.stage = stage
-        self.file = open(folder.metrics, "a", encoding="utf-8") if active else None  # noqa: SIM115
-        self.board = SummaryWriter(str(folder.path / "tensorboard" / stage), purge_step=step + 1) if active else None
+        self.file = open(folder.metrics, "a", encoding="utf-8") if active else None
+        self.board = (
+            SummaryWriter(str(folder.path / "tensorboard" / stage), purge_step=step + 1)
+            if active
+            else None
+        )
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -34,11 +40,15 @@ class MetricsWriter:
             self.file.close()
             self.board.close()
 
-    def write(self, step: int, figures: dict[str, float], *, times: dict[str, float] | None = None) -> None:
-        """Append one line for `step` (steps done so far); `times` are what differs between two equal runs."""
+    def write(
+        self, step: int, figures: dict[str, float], *, times: dict[str, float] | None = None
+    ) -> None:
+        """Append one line for `step` (steps done so far); `times` are what differs between two
+        equal runs."""
         if self.file is None or self.board is None:
             return
-        row: dict[str, Any] = {"stage": self.stage, "step": step, **figures}
+        finite = {k: v if math.isfinite(v) else None for k, v in figures.items()}  # JSON has no nan
+        row: dict[str, Any] = {"stage": self.stage, "step": step, **finite}
         if times is not None:
             row["time"] = {name: round(value, 5) for name, value in times.items()}
         self.file.write(json.dumps(row) + "\n")

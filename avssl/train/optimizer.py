@@ -1,4 +1,5 @@
-"""The optimizer: one AdamW over named parameter groups, its learning-rate schedule, and gradient clipping per module."""
+"""The optimizer: one AdamW over named parameter groups, its learning-rate schedule, and gradient
+clipping per module."""
 
 from __future__ import annotations
 
@@ -7,17 +8,19 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from avssl.train.sharding import full, local
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from avssl.graph import Graph
     from avssl.train.experiment import TrainConfig
 
 
 def trained_parameters(graph: Graph) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """Yield (graph module, full name, parameter) of everything that is trained, in a fixed order."""
+    """Yield (graph module, full name, parameter) of everything that is trained, in a fixed
+    order."""
     for module, child in graph.named_children():
         if module in graph.frozen:
             continue
@@ -27,17 +30,20 @@ def trained_parameters(graph: Graph) -> Iterator[tuple[str, str, nn.Parameter]]:
 
 
 def transformer_blocks(root: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Yield (name, list) of every ``blocks`` list inside `root`: what layer decay, sharding and checkpointing act on."""
+    """Yield (name, list) of every ``blocks`` list inside `root`: what layer decay, sharding and
+    checkpointing act on."""
     for name, module in root.named_modules():
         if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "blocks":
             yield name, module
 
 
 def layer_of(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """Give each parameter its (layer, number of layers): 0 before the transformer blocks, 1..L in them, L + 1 after.
+    """Give each parameter its (layer, number of layers): 0 before the transformer blocks, 1..L in
+    them, L + 1 after.
 
-    "Before" and "after" follow the order in which the module registers its parts, so a stem must be registered before
-    the blocks and a final norm after them. A module without blocks is one layer, (0, 0): layer decay leaves it alone.
+    "Before" and "after" follow the order in which the module registers its parts, so a stem must be
+    registered before the blocks and a final norm after them. A module without blocks is one layer,
+    (0, 0): layer decay leaves it alone.
     """
     lists = dict(transformer_blocks(module))
     total = max((len(blocks) for blocks in lists.values()), default=0)
@@ -57,8 +63,8 @@ def layer_of(module: nn.Module) -> dict[str, tuple[int, int]]:
 def make_optimizer(graph: Graph, config: TrainConfig, *, fused: bool = False) -> torch.optim.AdamW:
     """Build one AdamW with a group per (module, layer when it has layer decay, decayed or not).
 
-    A group's ``lr_scale`` is the module's ``lr_scale`` times ``layer_decay ** (L + 1 - layer)``. Parameters with one
-    dimension or none (biases, norms, scales) are not decayed.
+    A group's ``lr_scale`` is the module's ``lr_scale`` times ``layer_decay ** (L + 1 - layer)``.
+    Parameters with one dimension or none (biases, norms, scales) are not decayed.
     """
     groups: dict[str, dict] = {}
     layers = {
@@ -76,19 +82,27 @@ def make_optimizer(graph: Graph, config: TrainConfig, *, fused: bool = False) ->
         key = key if decayed else f"{key}.no_decay"
         group = groups.setdefault(
             key,
-            {"name": key, "params": [], "lr_scale": scale, "weight_decay": config.weight_decay if decayed else 0.0},
+            {
+                "name": key,
+                "params": [],
+                "lr_scale": scale,
+                "weight_decay": config.weight_decay if decayed else 0.0,
+            },
         )
         group["params"].append(parameter)
-    return torch.optim.AdamW(list(groups.values()), lr=1.0, betas=tuple(config.betas), eps=config.eps, fused=fused)
+    betas = (config.betas[0], config.betas[1])
+    return torch.optim.AdamW(list(groups.values()), 1.0, betas, config.eps, fused=fused)
 
 
 def peak_lr(config: TrainConfig, batch: int) -> float:
-    """The highest learning rate: ``lr`` itself, or ``lr x batch / 256`` where ``lr_rule`` says so."""
+    """The highest learning rate: ``lr`` itself, or ``lr x batch / 256`` where ``lr_rule`` says
+    so."""
     return config.lr * batch / 256 if config.lr_rule == "per_256" else config.lr
 
 
 def learning_rate(step: int, *, peak: float, minimum: float, warmup: int, steps: int) -> float:
-    """Linear warm-up over `warmup` steps, then half a cosine down to `minimum` at the last step (AudioMAE `lr_sched`).
+    """Linear warm-up over `warmup` steps, then half a cosine down to `minimum` at the last step
+    (AudioMAE `lr_sched`).
 
     Step 0 already moves: it gets ``peak / warmup``, where the epoch-wise original starts at 0.
     """
@@ -105,21 +119,26 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def clip_gradients(graph: Graph, clip: float | None) -> dict[str, Tensor]:
-    """Clip the gradient of each trained module to the norm `clip`; return the norm of each before clipping.
+    """Clip the gradient of each trained module to the norm `clip`; return the norm of each before
+    clipping.
 
     Per module, so that a tower with large gradients does not shrink the steps of the others.
     """
     norms: dict[str, Tensor] = {}
     for module, parameters in by_module(graph).items():
-        with_gradient = [p for p in parameters if p.grad is not None]
-        if not with_gradient:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:
             continue
-        norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient])
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norms[module] = norm = norm_of(gradients)
         if clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(with_gradient, clip, norm)
-        norms[module] = norm
+            factor = (clip / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
     return norms
+
+
+def norm_of(tensors: list[Tensor]) -> Tensor:
+    """The 2-norm of all values together, over all ranks for sharded tensors."""
+    return full(torch.nn.utils.get_total_norm(tensors))
 
 
 def by_module(graph: Graph) -> dict[str, list[nn.Parameter]]:
@@ -132,18 +151,15 @@ def by_module(graph: Graph) -> dict[str, list[nn.Parameter]]:
 
 def snapshot(graph: Graph) -> dict[str, list[Tensor]]:
     """Copies of the trained parameters by module, for `update_norms`."""
-    return {module: [p.detach().clone() for p in group] for module, group in by_module(graph).items()}
+    return {
+        module: [p.detach().clone() for p in group] for module, group in by_module(graph).items()
+    }
 
 
 @torch.no_grad()
 def update_norms(graph: Graph, before: dict[str, list[Tensor]]) -> dict[str, Tensor]:
     """How far each module's parameters moved since `before`: the 2-norm of the difference."""
-    moved: dict[str, Tensor] = {}
-    for module, group in by_module(graph).items():
-        norm = torch.nn.utils.get_total_norm(_differences(group, before[module]))
-        moved[module] = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    return moved
-
-
-def _differences(now: Iterable[Tensor], before: Iterable[Tensor]) -> list[Tensor]:
-    return [a - b for a, b in zip(now, before, strict=True)]
+    return {
+        module: norm_of([now - then for now, then in zip(group, before[module], strict=True)])
+        for module, group in by_module(graph).items()
+    }

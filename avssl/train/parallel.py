@@ -1,4 +1,5 @@
-"""Processes and devices: one process, or `torchrun` with DDP or FSDP2, on gloo (CPU) or NCCL (CUDA)."""
+"""Processes and devices: one process, or `torchrun` with DDP or FSDP2, on gloo (CPU) or NCCL
+(CUDA)."""
 
 from __future__ import annotations
 
@@ -66,11 +67,14 @@ def start(config: TrainConfig, batch: int) -> World:
     """Join the process group that `torchrun` announced, if it did.
 
     Raises:
-        UserError: the global batch cannot be split evenly, or a device was asked for that is not there.
+        UserError: the global batch cannot be split evenly, or a device was asked for that is not
+        there.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device is cuda, but torch sees no CUDA device here: set train.device=auto or cpu.")
+        raise UserError(
+            "train.device is cuda, but torch sees no CUDA device: set train.device to auto or cpu."
+        )
     cuda = config.device != "cpu" and torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
@@ -78,7 +82,9 @@ def start(config: TrainConfig, batch: int) -> World:
         torch.cuda.set_device(device)
     if size == 1:
         if config.parallel == "fsdp":
-            raise UserError("train.parallel is fsdp, but there is one process: start it with torchrun.")
+            raise UserError(
+                "train.parallel is fsdp, but there is one process: start it with torchrun."
+            )
         return World(0, 1, device, "single")
     if batch % size:
         raise UserError(f"data.batch is {batch} clips, which {size} processes cannot share evenly.")

@@ -1,4 +1,5 @@
-"""Probes of a run: what the towers know every N steps (val split), pictures, and the final table (test split)."""
+"""Probes of a run: what the towers know every N steps (val split), pictures, and the final table
+(test split)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from avssl.data.config import FramesConfig
 from avssl.eval.features import evaluating
 from avssl.eval.pictures import (
     curves_picture,
@@ -58,30 +60,48 @@ def _draw_reconstructions(session: Session, graph: Graph, folder: Path) -> None:
     if not entries:
         return
     first = next(iter(session.clips.split("val", clips=4)))
-    batch = {name: first[name][:4].to(session.world.device) for name in graph.inputs if name in first}
+    batch = {
+        name: first[name][:4].to(session.world.device) for name in graph.inputs if name in first
+    }
     keys = sorted({source.key for entry in entries.values() for source in entry.sources.values()})
     torch.manual_seed(0)
     with torch.no_grad(), evaluating(graph):
         values = graph(batch, keys)
     if session.world.main:
         for name, entry in entries.items():
-            _draw(session, entry, values, folder / f"{name}.png", title=f"{name}, {folder.parent.name} {folder.name}")
+            _draw(
+                session,
+                entry,
+                values,
+                folder / f"{name}.png",
+                title=f"{name}, {folder.parent.name} {folder.name}",
+            )
 
 
-def _draw(session: Session, entry: Log, values: dict[str, Tensor], path: Path, *, title: str) -> None:
+def _draw(
+    session: Session, entry: Log, values: dict[str, Tensor], path: Path, *, title: str
+) -> None:
     source = {port: values[place.key] for port, place in entry.sources.items()}
     masked, shown = reconstruct(
-        source["input"], source["prediction"].float(), source["mask"], patch=entry.patch, normalized=entry.normalized
+        source["input"],
+        source["prediction"].float(),
+        source["mask"],
+        patch=entry.patch,
+        normalized=entry.normalized,
     )
     if source["input"].ndim == 4:
         spectrogram_picture(path, source["input"], masked, shown, title=title)
         return
     recipe = session.experiment.config.data.inputs[entry.sources["input"].port or ""]
-    video_picture(path, source["input"], masked, shown, title=title, mean=recipe.mean, std=recipe.std)  # type: ignore[arg-type]
+    assert isinstance(recipe, FramesConfig)
+    video_picture(
+        path, source["input"], masked, shown, title=title, mean=recipe.mean, std=recipe.std
+    )
 
 
 def final_table(session: Session) -> None:
-    """Measure the untrained model and the end of every stage on the test split; write results, pictures and card."""
+    """Measure the untrained model and the end of every stage on the test split; write results,
+    pictures and card."""
     config = session.experiment.config
     results: dict[str, Evaluation] = {}
     features: Features | None = None
@@ -95,22 +115,30 @@ def final_table(session: Session) -> None:
     if features is not None and config.probe.pictures:
         pair = list(features.vectors.values())
         if len(pair) == 2 and pair[0].shape == pair[1].shape:
-            similarity_picture(session.folder.pictures / "similarity.png", features, title=config.name)
+            similarity_picture(
+                session.folder.pictures / "similarity.png", features, title=config.name
+            )
     if config.probe.pictures:
         curves_picture(session.folder.pictures / "curves.png", session.folder.metrics)
     write_card(session.folder.path, _card(session, results))
 
 
-def _evaluate(session: Session, instance: Instance, *, trained: bool) -> tuple[Evaluation, Features]:
+def _evaluate(
+    session: Session, instance: Instance, *, trained: bool
+) -> tuple[Evaluation, Features]:
     from avssl.train.loop import stage_seed
 
     experiment = session.experiment
     weights = functools.partial(stage_weights, session.folder.path)
     seed = stage_seed(experiment.config.seed, instance.name)
-    graph = Graph.from_spec(instance.spec, references=experiment.references(instance, weights), seed=seed)
+    graph = Graph.from_spec(
+        instance.spec, references=experiment.references(instance, weights), seed=seed
+    )
     if trained:
         state = stage_weights(session.folder.path, instance.name)
-        checkpoint.must_match(state, {name: x.shape for name, x in graph.state_dict().items()}, instance.name)
+        checkpoint.must_match(
+            state, {name: x.shape for name, x in graph.state_dict().items()}, instance.name
+        )
         graph.load_state_dict(state)
     graph.to(session.world.device)
     loaders = {split: session.clips.split(split) for split in ("train", "test")}
@@ -127,7 +155,16 @@ def _card(session: Session, results: dict[str, Evaluation]) -> Card:
         graph = Graph(instance.spec, Problems())  # on the meta device
         trained = sum(p.numel() for p in graph.parameters() if p.requires_grad)
         clips = progress.step * config.data.batch
-        stages.append(StageSummary(instance.name, instance.config.graph, progress.step, clips, progress.seconds, trained))
+        stages.append(
+            StageSummary(
+                instance.name,
+                instance.config.graph,
+                progress.step,
+                clips,
+                progress.seconds,
+                trained,
+            )
+        )
     return Card(
         name=config.name,
         config=portable(config, {}),

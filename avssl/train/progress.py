@@ -1,4 +1,5 @@
-"""What a run says while it trains: a bar with ETA on a terminal, one plain line every N steps elsewhere."""
+"""What a run says while it trains: a bar with ETA on a terminal, one plain line every N steps
+elsewhere."""
 
 from __future__ import annotations
 
@@ -22,8 +23,16 @@ class Reporter:
         quiet: print nothing (every rank but 0).
     """
 
-    def __init__(self, stage: str, *, step: int, steps: int, batch: int, every: int, quiet: bool) -> None:
-        self.stage, self.steps, self.batch, self.every, self.quiet = stage, steps, batch, every, quiet
+    def __init__(
+        self, stage: str, *, step: int, steps: int, batch: int, every: int, quiet: bool
+    ) -> None:
+        self.stage, self.steps, self.batch, self.every, self.quiet = (
+            stage,
+            steps,
+            batch,
+            every,
+            quiet,
+        )
         self.recent: deque[tuple[float, float]] = deque(maxlen=max(every, 20))
         self.bar: Bar | None = None
         self.start = step
@@ -33,9 +42,15 @@ class Reporter:
         if not self.quiet and sys.stdout.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
+            columns = (
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[text]}"),
+            )
             self.bar = Progress(*columns)
-            self.task = self.bar.add_task(self.stage, total=self.steps, completed=self.start, text="")
+            self.task = self.bar.add_task(
+                self.stage, total=self.steps, completed=self.start, text=""
+            )
             self.bar.start()
         return self
 
@@ -54,10 +69,14 @@ class Reporter:
 
     def step(self, step: int, metrics: dict[str, float], *, seconds: float, waited: float) -> None:
         """Show step number `step` (from 1) that took `seconds`, `waited` of them for data."""
-        if self.skipped:  # the first step of a process compiles and warms up: it would spoil the ETA
+        if (
+            self.skipped
+        ):  # the first step of a process compiles and warms up: it would spoil the ETA
             self.recent.append((seconds, waited))
         self.skipped = True
-        if self.quiet or (self.bar is None and step % self.every and step != self.steps and step != self.start + 1):
+        if self.quiet or (
+            self.bar is None and step % self.every and step != self.steps and step != self.start + 1
+        ):
             return
         text = self.line(step, metrics, seconds, waited)
         if self.bar is not None:
@@ -66,10 +85,15 @@ class Reporter:
             print(f"{self.stage} {text}", flush=True)
 
     def line(self, step: int, metrics: dict[str, float], seconds: float, waited: float) -> str:
-        """One line: step, %, losses, learning rate, time per step, data wait, clips per second, time left."""
+        """One line: step, %, losses, learning rate, time per step, data wait, clips per second,
+        time left."""
         if self.recent:
-            seconds, waited = (sum(times) / len(self.recent) for times in zip(*self.recent, strict=True))
-        losses = " ".join(f"{name[5:]} {value:.4f}" for name, value in metrics.items() if name.startswith("loss/"))
+            seconds, waited = (
+                sum(times) / len(self.recent) for times in zip(*self.recent, strict=True)
+            )
+        losses = " ".join(
+            f"{name[5:]} {value:.4f}" for name, value in metrics.items() if name.startswith("loss/")
+        )
         parts = [
             f"step {step}/{self.steps} {100 * step / self.steps:.0f}%",
             f"loss {metrics['loss']:.4f} ({losses})",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avssl.errors import UserError
 from avssl.train.experiment import load_experiment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 def check(path: Path, overrides: Sequence[str] = ()) -> None:
@@ -28,7 +31,8 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
 
     Raises:
         ConfigError: mistakes in the configuration, all of them, before any data is read.
-        UserError: what a user can mend, such as a full disk, a loss that is not finite, or a run folder of another run.
+        UserError: what a user can mend, such as a full disk, a loss that is not finite, or a run
+        folder of another run.
     """
     experiment = load_experiment(path, overrides)
 
@@ -42,7 +46,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     world = parallel.start(config.train, config.data.batch)
     folder = RunFolder(Path(config.run))
     try:
-        with StopRequest() as stop:
+        with StopRequest() as stop, _disk_errors(folder.path):
             if world.main:
                 folder.claim(config, experiment.graphs, experiment.files)
                 for instance in experiment.instances:
@@ -54,5 +58,21 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     finally:
         parallel.stop()
     if finished and world.main:
-        probes.final_table(session)
+        with _disk_errors(folder.path):
+            probes.final_table(session)
         print(f"done: {folder.path}", file=sys.stdout)
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk, a quota or a folder that cannot be written into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+        if error.errno not in known:
+            raise
+        raise UserError(
+            f"could not write in {folder}: {error.strerror}. Earlier checkpoints are intact; "
+            "mend this and run the same command again."
+        ) from error

@@ -1,4 +1,5 @@
-"""The run folder: everything needed to load, continue, evaluate and export a run, and no absolute path.
+"""The run folder: everything needed to load, continue, evaluate and export a run, and no absolute
+path.
 
 ::
 
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 # What may differ between the command that started a run and the one that continues it.
 HARMLESS = frozenset(
     {
-        "run", "name", "data.cache", "data.workers", "data.prefetch", "data.time_limit", "data.max_bad_share",
-        "train.save_every", "train.keep", "train.log_every", "train.device", "train.parallel",
-        "probe.pictures", "probe.final",
+        "run", "name", "data.cache", "data.workers", "data.prefetch", "data.time_limit",
+        "data.max_bad_share", "train.save_every", "train.keep", "train.log_every", "train.device",
+        "train.parallel", "probe.pictures", "probe.final",
     }
 )  # fmt: skip
 
@@ -61,23 +62,30 @@ class RunFolder:
             UserError: the folder belongs to another configuration; names what differs.
         """
         placed = _places(files)
-        config = portable(experiment, {stage: placed[path.resolve()].as_posix() for stage, path in graphs.items()})
+        config = portable(
+            experiment, {stage: placed[path.resolve()].as_posix() for stage, path in graphs.items()}
+        )
         stored = self.path / "config.yaml"
         if stored.is_file():
             try:
                 earlier = yaml.safe_load(stored.read_text(encoding="utf-8"))
             except yaml.YAMLError as error:
-                raise UserError(f"{stored} cannot be read ({error}); give another run folder with run=...") from error
+                raise UserError(
+                    f"{stored} cannot be read ({error}); give another run folder with run=..."
+                ) from error
             differences = [*_differences(earlier, config), *self._changed_files(placed)]
             if differences:
                 more = f", and {len(differences) - 6} more" if len(differences) > 6 else ""
                 raise UserError(
-                    f"the run folder {self.path} holds another configuration: {'; '.join(differences[:6])}{more}. "
+                    f"the run folder {self.path} holds another configuration: "
+                    f"{'; '.join(differences[:6])}{more}. "
                     "Give another folder with run=..., or remove this one."
                 )
             return
         if self.path.is_dir() and any(self.path.iterdir()):
-            raise UserError(f"{self.path} is not empty and not a run folder: give another one with run=...")
+            raise UserError(
+                f"{self.path} is not empty and not a run folder: give another one with run=..."
+            )
         for source, target in placed.items():
             (self.path / target).parent.mkdir(parents=True, exist_ok=True)
             (self.path / target).write_bytes(source.read_bytes())
@@ -92,7 +100,8 @@ class RunFolder:
                 yield from _first_difference(target, copy, source)
 
     def keep_metrics(self, stages: dict[str, int]) -> None:
-        """Drop lines of metrics.jsonl past the checkpoints: of `stages`, lines up to the given step stay.
+        """Drop lines of metrics.jsonl past the checkpoints: of `stages`, lines up to the given step
+        stay.
 
         A half-written last line, left by a killed process, goes too.
         """
@@ -157,6 +166,9 @@ def _first_difference(target: Path, copy: Path, source: Path) -> Iterator[str]:
     """Compare two graph files by content, comments and layout aside."""
     there, here = copy.read_text(encoding="utf-8"), source.read_text(encoding="utf-8")
     if target.suffix in (".yaml", ".yml"):
-        yield from (f"{target.as_posix()}: {text}" for text in _differences(yaml.safe_load(there), yaml.safe_load(here)))
+        yield from (
+            f"{target.as_posix()}: {text}"
+            for text in _differences(yaml.safe_load(there), yaml.safe_load(here))
+        )
     else:
         yield f"{target.as_posix()} has another content"

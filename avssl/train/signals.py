@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import FrameType
+
+# seconds; Ctrl-C under torchrun comes twice, from the terminal and from the launcher
+TOGETHER = 2.0
 
 
 class StopRequest:
@@ -16,14 +21,15 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
+        self.since = 0.0
         self.before: dict[int, object] = {}
 
     def __bool__(self) -> bool:
         return self.asked
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():  # Python allows them only there
+            self.before = {n: signal.signal(n, self._ask) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -31,8 +37,15 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
-        self.asked = True
-        for each in self.before:
-            signal.signal(each, signal.SIG_DFL)
+        if self.asked:
+            if time.monotonic() - self.since < TOGETHER:
+                return
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.asked, self.since = True, time.monotonic()
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            for each in self.before:
+                signal.signal(each, signal.SIG_DFL)
         name = signal.Signals(number).name
-        print(f"\n{name}: saving a checkpoint after this step, then ending. Once more ends at once.", file=sys.stderr)
+        print(f"\n{name}: ending after this step, with a checkpoint; once more ends at once.",
+              file=sys.stderr)  # fmt: skip

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from avssl.errors import UserError
-from avssl.train.optimizer import clip_gradients, learning_rate, set_learning_rate, snapshot, update_norms
+from avssl.train.optimizer import (
+    clip_gradients,
+    learning_rate,
+    set_learning_rate,
+    snapshot,
+    trained_parameters,
+    update_norms,
+)
+from avssl.train.sharding import local
 from avssl.train.teachers import update_teachers
 
 if TYPE_CHECKING:
@@ -25,7 +33,8 @@ class Recipe:
     """The numbers a step needs, worked out from the experiment.
 
     Attributes:
-        seed: of this stage; a step draws from it and its own number only, so nothing random has to be saved.
+        seed: of this stage; a step draws from it and its own number only, so nothing random has to
+            be saved.
         steps, warmup: steps of the stage and of its warm-up.
         peak, minimum: learning rate after the warm-up and at the last step.
         clip: largest gradient norm of a module, None for no clipping.
@@ -70,10 +79,16 @@ def train_step(
         UserError: a loss or a gradient is not finite. The weights are as they were before the step.
     """
     torch.manual_seed(recipe.seed + step)
-    logged = {name: entry.sources["value"].key for name, entry in graph.log.items() if entry.picture is None}
+    logged = {
+        name: entry.sources["value"].key
+        for name, entry in graph.log.items()
+        if entry.picture is None
+    }
     # 1. schedules: learning rate, loss weights
     progress = step / max(recipe.steps - 1, 1)
-    lr = learning_rate(step, peak=recipe.peak, minimum=recipe.minimum, warmup=recipe.warmup, steps=recipe.steps)
+    lr = learning_rate(
+        step, peak=recipe.peak, minimum=recipe.minimum, warmup=recipe.warmup, steps=recipe.steps
+    )
     set_learning_rate(optimizer, lr)
     weights = {name: loss.weight(progress) for name, loss in graph.losses.items()}
     # 2. forward and losses
@@ -86,7 +101,9 @@ def train_step(
     norms = clip_gradients(graph, recipe.clip)
     figures = {"loss": total, **{f"loss/{name}": out[name] for name in weights}}
     figures |= {f"log/{name}": out[key] for name, key in logged.items()}
-    figures |= {"stop": torch.tensor(float(stop))} | {f"grad/{module}": norm for module, norm in norms.items()}
+    figures |= {"stop": torch.tensor(float(stop))} | {
+        f"grad/{module}": norm for module, norm in norms.items()
+    }
     metrics = _read(figures, world)
     _must_be_finite(metrics, graph, step)
     # 4. optimizer
@@ -98,33 +115,42 @@ def train_step(
     if before is not None:
         moved = {f"update/{module}": norm for module, norm in update_norms(graph, before).items()}
         metrics |= _read(moved, world)
-    metrics |= {f"weight/{name}": w for name, w in weights.items() if graph.losses[name].weight.kind != "constant"}
-    return metrics | {"lr": lr} | {f"momentum/{name}": momentum for name, momentum in momenta.items()}
+    metrics |= {
+        f"weight/{name}": w
+        for name, w in weights.items()
+        if graph.losses[name].weight.kind != "constant"
+    }
+    return (
+        metrics | {"lr": lr} | {f"momentum/{name}": momentum for name, momentum in momenta.items()}
+    )
 
 
 def _read(figures: dict[str, Tensor], world: World) -> dict[str, float]:
     """Bring scalars from the device to numbers, averaged over processes, in one transfer."""
-    stacked = torch.stack([figure.detach().to(world.device, torch.float32).reshape(()) for figure in figures.values()])
+    stacked = torch.stack(
+        [figure.detach().to(world.device, torch.float32).reshape(()) for figure in figures.values()]
+    )
     return dict(zip(figures, world.mean(stacked).tolist(), strict=True))
 
 
 def _must_be_finite(metrics: dict[str, float], graph: Graph, step: int) -> None:
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     losses = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
-    if losses:
+    if losses or "loss" in bad:
         raise UserError(
-            f"the loss {' and '.join(losses)} is not finite at step {step + 1}. "
+            f"the loss {' and '.join(losses) or 'as a whole'} is not finite at step {step + 1}. "
             "The weights were not changed by this step and earlier checkpoints are intact. "
-            "Lower train.lr, lengthen train.warmup or set train.clip, and run again with another run folder."
+            "Lower train.lr, lengthen train.warmup or set train.clip, and give another run folder."
         )
     modules = [name.removeprefix("grad/") for name in bad if name.startswith("grad/")]
     if modules:
         names = [
             name
-            for name, parameter in graph.named_parameters()
-            if parameter.grad is not None and not parameter.grad.isfinite().all()
+            for _, name, parameter in trained_parameters(graph)
+            if parameter.grad is not None and not local(parameter.grad).isfinite().all()
         ]
         raise UserError(
-            f"the gradient of {' and '.join(modules)} is not finite at step {step + 1}, although the losses are: "
-            f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}. The weights were not changed by this step."
+            f"the gradient of {' and '.join(modules)} is not finite at step {step + 1}, although "
+            f"the losses are: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}. "
+            "The weights were not changed by this step and earlier checkpoints are intact."
         )

@@ -1,4 +1,5 @@
-"""EMA teachers: after every step a teacher moves a little towards the module it copies (data2vec, RAVEn, MimCo)."""
+"""EMA teachers: after every step a teacher moves a little towards the module it copies (data2vec,
+RAVEn, MimCo)."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from avssl.train.sharding import local
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,17 +16,13 @@ if TYPE_CHECKING:
     from avssl.graph import Graph
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a sharded tensor, or the tensor itself."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 @torch.no_grad()
 def update_teachers(graph: Graph, progress: float) -> dict[str, float]:
-    """Move every EMA teacher: ``teacher = m * teacher + (1 - m) * student`` for parameters; buffers are copied.
+    """Move every EMA teacher: ``teacher = m * teacher + (1 - m) * student`` for parameters; buffers
+    are copied.
 
-    Teacher and student are sharded alike, so each rank moves its own shards and nothing is sent. Frozen teachers have
-    no entry in ``graph.teachers`` and never change.
+    Teacher and student are sharded alike, so each rank moves its own shards and nothing is sent.
+    Frozen teachers have no entry in ``graph.teachers`` and never change.
 
     Args:
         graph: its ``teachers`` name the source module and the momentum schedule of each teacher.

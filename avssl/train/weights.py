@@ -24,7 +24,7 @@ def stage_weights(run: Path, stage: str) -> dict[str, Tensor]:
     """
     path, _, damaged = newest(run / "checkpoints" / stage)
     if path is None:
-        raise UserError(f"{run} holds no intact checkpoint of {stage}{': ' + ' '.join(damaged) if damaged else ''}.")
+        raise UserError(" ".join([f"{run} holds no intact checkpoint of {stage}.", *damaged]))
     return load_file(path / MODEL)
 
 
