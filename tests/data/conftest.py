@@ -5,19 +5,21 @@ Letters: H W height and width of a picture in pixels, N samples.
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-WIDTH, HEIGHT = 192, 128
+WIDTH, HEIGHT = 320, 208  # above the size where decord is preferred
 _BLOCK = 16  # pixels
 _BITS = 8
 FLASH = 50  # number of the picture that flashes
 COUNT, RATE = 100, 25
 CLICK = FLASH / RATE  # s
+_MS = Fraction(1, 1000)
 
 
 def picture(number: int) -> np.ndarray:
@@ -65,7 +67,6 @@ class Numbered:
     numbers: list[int]  # in the order shown
     times: list[float]  # s from the first picture
     click: float | None = None  # s from the first picture
-    facts: dict[str, object] = field(default_factory=dict)
 
     def shown_at(self, time: float) -> int:
         """Number of the last picture at or before a time."""
@@ -76,7 +77,7 @@ def click_track(rate: int, *, begin: float = 0.0, seconds: float = COUNT / RATE)
     """float32 [N] from `begin` on the common clock: faint noise and a click of 2 ms."""
     noise = np.random.default_rng(0).standard_normal(round((seconds - begin) * rate)) * 1e-3
     at = round((CLICK - begin) * rate)
-    noise[at : at + rate // 500] += 0.8
+    noise[max(at, 0) : at + rate // 500] += 0.8
     return noise.astype(np.float32)
 
 
@@ -85,6 +86,7 @@ def write_media(
     *,
     video: str | None = "libx264",
     audio: str | None = None,
+    seconds: float = COUNT / RATE,
     stamps: list[int] | None = None,
     count: int = COUNT,
     sound_begin: float = 0.0,
@@ -103,11 +105,11 @@ def write_media(
             stream.width, stream.height = size or (WIDTH, HEIGHT)
             stream.pix_fmt = pixels
             if stamps:
-                stream.codec_context.time_base = stream.time_base = av.time_base_ms = _ms()
+                stream.codec_context.time_base = stream.time_base = _MS
             streams.append((stream, _frames(count, stamps, size)))
         if audio:
             sound = out.add_stream(audio, rate=rate, layout=layout)
-            streams.append((sound, _sound(sound, rate, layout, sound_begin)))
+            streams.append((sound, _sound(sound, rate, layout, sound_begin, seconds)))
         if len(streams) == 2:  # interleaved
             _mux_by_time(out, streams)
         else:
@@ -119,12 +121,6 @@ def write_media(
     return path
 
 
-def _ms():  # type: ignore[no-untyped-def]
-    from fractions import Fraction
-
-    return Fraction(1, 1000)
-
-
 def _frames(
     count: int, stamps: list[int] | None, size: tuple[int, int] | None
 ) -> Iterator[av.VideoFrame]:
@@ -134,14 +130,12 @@ def _frames(
             image = np.asarray(image[: size[1], : size[0]])
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         if stamps:
-            frame.pts, frame.time_base = stamps[number], _ms()
+            frame.pts, frame.time_base = stamps[number], _MS
         yield frame
 
 
-def _sound(stream, rate: int, layout: str, begin: float) -> Iterator[av.AudioFrame]:  # type: ignore[no-untyped-def]
-    from fractions import Fraction
-
-    mono = click_track(rate, begin=begin)
+def _sound(stream, rate: int, layout: str, begin: float, seconds: float) -> Iterator[av.AudioFrame]:  # type: ignore[no-untyped-def]
+    mono = click_track(rate, begin=begin, seconds=seconds)
     # the click is in the left channel only
     channels = [mono, mono * 0] if layout == "stereo" else [mono]
     data = np.stack(channels)
@@ -241,8 +235,7 @@ def _make(name: str, folder: Path) -> Numbered:
         return Numbered(path, numbers, REGULAR, CLICK)
     if name == "cut.mp4":
         # keyframes at 0, 30, 60, 90: the cut begins between two
-        path = cut_copy(_h264(folder / "whole.mp4_"[:-1]), folder / name, begin=41 / RATE)
-        (folder / "whole.mp4").unlink()
+        path = cut_copy(_h264(folder.parent / "whole.mp4"), folder / name, begin=41 / RATE)
         shown = numbers[41:]
         times = [number / RATE - 41 / RATE for number in shown]
         return Numbered(path, shown, times, CLICK - 41 / RATE)
@@ -279,3 +272,12 @@ def numbered(numbered_folder: Path) -> Callable[[str], Numbered]:
         return made[name]
 
     return get
+
+
+def _fixture(name: str, value: object) -> None:
+    globals()[name + "_fixture"] = pytest.fixture(scope="session", name=name)(lambda: value)
+
+
+# test modules cannot import this file, so its helpers come as fixtures
+for _helper in (number_in, flashes, write_media, cut_copy, rotate_header, picture, click_track):
+    _fixture(_helper.__name__, _helper)
