@@ -18,7 +18,7 @@ from torch import Tensor
 
 from avssl.eval.features import Features
 from avssl.eval.metrics import cosine
-from avssl.eval.probes import retrievals
+from avssl.eval.probes import SUBSET, retrievals
 from avssl.ops.patches import patch_statistics, patchify, unpatchify
 
 if TYPE_CHECKING:
@@ -106,10 +106,12 @@ def video_picture(
 
 
 def similarity_picture(path: Path, features: Features, *, title: str = "") -> None:
-    """Cosine of every audio with every video, ordered by label, with R@1 both ways as title.
+    """Cosine of audio and video of 200 clips, ordered by label, with R@1 both ways as title.
 
-    features: two towers of equal width. A bright diagonal means that each sound finds its picture.
+    features: two towers of equal width; the clips are those of the table's smaller retrieval. A
+    bright diagonal means that each sound finds its picture.
     """
+    features = features.draw(SUBSET)
     (a, x), (b, y) = list(features.vectors.items())[:2]
     found = retrievals(features)
     order = torch.argsort(features.labels, stable=True)
@@ -140,27 +142,32 @@ def curves_picture(path: Path, metrics: Path) -> None:
     lines = math.ceil(len(panels) / columns)
     plt = _pyplot()
     figure, grid = plt.subplots(
-        lines, columns, figsize=(4.3 * columns, 2.7 * lines), squeeze=False, layout="constrained"
-    )
+        lines, columns, figsize=(4.3 * columns, 2.7 * lines), squeeze=False, sharex=True,
+        layout="constrained",
+    )  # fmt: skip
     for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
         for i, name in enumerate(names):
             for j, part in enumerate(_stages(series[name], bounds)):
                 _curve(axes, part, colour=f"C{i}", label=_label(name) if j == 0 else None)
-        axes.set_title(title, fontsize=10)
+        values = [value for name in names for _, value in series[name]]
+        if min(values) > 0 and max(values) > 20 * min(values) and title != "lr":
+            axes.set_yscale("log")
+        axes.set_title(title, fontsize=10, pad=12)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         for start, stage in bounds:
             axes.axvline(start, color="0.6", linewidth=0.8, linestyle=":")
             axes.annotate(
                 stage, (start, 1), xycoords=("data", "axes fraction"), fontsize=7, color="0.4",
-                xytext=(3, -2), textcoords="offset points", va="top",
+                xytext=(1, 1), textcoords="offset points", va="bottom",
             )  # fmt: skip
         if len(names) > 1:
-            axes.legend(fontsize=7, frameon=False)
+            axes.legend(fontsize=7, framealpha=0.6, edgecolor="none", ncols=1 + len(names) // 5)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
-    for axes in grid[-1]:
+    for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel("step")
+        axes.tick_params(labelbottom=True)
     _save(figure, path)
 
 
