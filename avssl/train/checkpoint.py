@@ -160,10 +160,12 @@ def read_state(path: Path) -> tuple[Progress, dict[str, Any]]:
     """
     try:
         record = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if record.pop("sha256") != _seal(record):
+            raise ValueError("changed since it was written")
         return Progress(**record["progress"]), record["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"checkpoint {path.name} is damaged: {STATE} cannot be read ({error})."
+            f"checkpoint {path.name} is damaged: {STATE} cannot be used ({error})."
         ) from error
 
 
@@ -239,7 +241,8 @@ def _write(
                 "bytes": (temporary / name).stat().st_size,
                 "sha256": _sha256(temporary / name),
             }
-        text = json.dumps({"progress": asdict(progress), "files": files}, indent=1)
+        record: dict[str, Any] = {"progress": asdict(progress), "files": files}
+        text = json.dumps({**record, "sha256": _seal(record)}, indent=1)
         with open(temporary / STATE, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -275,6 +278,11 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """Checksum of state.json's own content."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+from avssl.data.config import DataConfig
 from avssl.graph.check import check_spec
 from avssl.graph.names import connect
 from avssl.graph.schema import fill
 from avssl.graph.source import Document, Keys, Place, Problems, find_file, read_yaml
 from avssl.graph.spec import GraphSpec, Reference, read_graph
+from avssl.train.inputs import check_inputs
 
 
 @dataclass(frozen=True)
@@ -224,10 +225,10 @@ def read_experiment(
     document.override(overrides, problems)
     config = fill(Experiment, document, (), problems)
     instances = _read_stages(document, config, problems)
-    if config is not None and len(instances) == sum(
-        stage.repeat for stage in config.stages.values()
-    ):
-        _check_data(document, config, instances, problems)
+    data = fill(DataConfig, document, ("data",), Problems())  # mistakes inside were found above
+    probe = fill(ProbeConfig, document, ("probe",), Problems())
+    specs = {item.stage: item.spec for item in instances}
+    check_inputs(document, data, probe, specs, problems)
     return LoadedExperiment(config, instances, path) if config is not None else None
 
 
@@ -237,38 +238,57 @@ def _read_stages(
     """Read and check the graph of every instance, also where the experiment file has mistakes."""
     instances: list[Instance] = []
     sound = True  # the dry run waits until a stage and those before it are right in themselves
+    known = True  # every stage so far could be read, so that references to them can be looked up
     for stage, value in _mapping(document.get(("stages",))).items():
         path: Keys = ("stages", stage, "graph")
-        name = document.get(path)
-        if not isinstance(name, str):
+        file = _graph_file(document, path, problems)
+        if file is None:
+            known = sound = False
             continue
         place = document.value_place(path)
-        file = find_file(name, document.path.parent if document.path else None)
-        if file is None:
-            problems.add(
-                place, f"there is no graph file '{name}' beside this file or in a folder above it."
-            )
-            continue
         own, shared = _mapping(_mapping(value).get("args")), _mapping(document.get(("args",)))
         where = functools.partial(_argument_place, document, stage, own)
-        settings = config.stages[stage] if config else StageConfig(name, steps=1)
+        settings = config.stages[stage] if config else StageConfig(str(file), steps=1)
         for number in range(settings.repeat):
             before = _references([(item.name, item.spec, None) for item in instances])
+            references = before if known else None
             args = {**shared, **own}
             found = len(problems.found)
             spec = read_graph(
-                file, problems, args=args, args_places=where, references=before, place=place
+                file, problems, args=args, args_places=where, references=references, place=place
             )
             if spec is None:
-                sound = False
+                known = sound = False
                 break
             connect(spec, problems)
             sound = sound and len(problems.found) == found
-            if sound:
+            if sound and number < 2:  # from the third on, the one before is the same graph
                 check_spec(spec, problems)
             instance = stage if number == 0 else f"{stage}.{number + 1}"
             instances.append(Instance(instance, stage, settings, args, spec))
     return instances
+
+
+def _graph_file(document: Document, path: Keys, problems: Problems) -> Path | None:
+    """The file that a stage names, if it is there."""
+    name = document.get(path)
+    if not isinstance(name, str):
+        return None
+    folder = document.path.parent if document.path else Path.cwd()
+    found = find_file(name, folder)
+    if found is None:
+        near = {
+            Path(name).with_name(other.name).as_posix()
+            for above in (folder.resolve(), *folder.resolve().parents)
+            for other in (above / name).parent.glob("*.yaml")
+        }
+        problems.add(
+            document.value_place(path),
+            f"there is no graph file '{name}' beside this file or in a folder above it.",
+            unknown=name,
+            known=near,
+        )
+    return found
 
 
 def _argument_place(document: Document, stage: str, own: Mapping[str, Any], name: str) -> Place:
@@ -295,79 +315,6 @@ class References(dict[str, Reference]):
 
             self[name] = run_reference(Path(name))
         return super().get(name, default)
-
-
-def _check_data(
-    document: Document, config: Experiment, instances: Sequence[Instance], problems: Problems
-) -> None:
-    """Hold the inputs of the graphs and the towers of the probe against ``data.inputs``."""
-    made = config.data.inputs
-    for instance in instances:
-        for name, wanted in instance.spec.inputs.items():
-            if name not in made:
-                if not wanted.optional and name != "label":
-                    problems.add(
-                        wanted.place,
-                        f"data.inputs of {document.name} makes no '{name}'.",
-                        unknown=name,
-                        known=made,
-                    )
-                continue
-            shape = tuple(size for size in wanted.shape[1:])
-            given = input_shape(made[name])
-            fits = len(shape) == len(given) and all(
-                isinstance(a, str) or a == b for a, b in zip(shape, given, strict=True)
-            )
-            if not fits:
-                problems.add(
-                    document.key_place(("data", "inputs", name)),
-                    f"data.inputs.{name} makes [B, {', '.join(map(str, given))}], but "
-                    f"'{instance.spec.name}' takes [B, {', '.join(map(str, shape))}].",
-                )
-    read = {name for instance in instances for name in instance.spec.inputs} | set(
-        config.probe.towers
-    )
-    for name in made:
-        if name not in read:
-            problems.add(
-                document.key_place(("data", "inputs", name)), f"no stage reads the input '{name}'."
-            )
-    for name, source in config.probe.towers.items():
-        path: Keys = ("probe", "towers", name)
-        if name not in made:
-            problems.add(
-                document.key_place(path),
-                f"data.inputs makes no '{name}'.",
-                unknown=name,
-                known=made,
-            )
-        module_name, _, port = source.partition(".")
-        for instance in instances:
-            module = instance.spec.modules.get(module_name)
-            if module is None:
-                sentence = f"stage '{instance.stage}' has no module '{module_name}'."
-                problems.add(
-                    document.value_place(path),
-                    sentence,
-                    unknown=module_name,
-                    known=instance.spec.modules,
-                )
-            elif module.signature is not None and port not in module.signature.outputs:
-                sentence = f"module '{module_name}' has no output '{port}'."
-                problems.add(
-                    document.value_place(path),
-                    sentence,
-                    unknown=port,
-                    known=module.signature.outputs,
-                )
-
-
-def input_shape(recipe: FbankConfig | FramesConfig) -> tuple[int, ...]:
-    """Shape of one input without the batch: [1, T, F] of a spectrogram, [3, T, H, W] of
-    pictures."""
-    if isinstance(recipe, FbankConfig):
-        return (1, recipe.frames, recipe.bins)
-    return (3, recipe.frames, recipe.size, recipe.size)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,22 +44,23 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     config = experiment.config
     world = parallel.start(config.train, config.data.batch)
     folder = RunFolder(Path(config.run))
-    try:
-        with StopRequest() as stop, _disk_errors(folder.path):
+    with _disk_errors(folder.path):
+        with StopRequest() as stop:
             if world.main:
                 folder.claim(config, experiment.graphs, experiment.files)
                 for instance in experiment.instances:
                     checkpoint.remove_unfinished(folder.checkpoints(instance.name))
             world.wait()
-            clips = open_clips(config.data, world)
-            session = Session(experiment, folder, clips, world, stop)
+            session = Session(experiment, folder, open_clips(config.data, world), world, stop)
             finished = run_stages(session)
-    finally:
         parallel.stop()
-    if finished and world.main:
-        with _disk_errors(folder.path):
+        if not (finished and world.main):
+            return
+        if folder.card.is_file():
+            print(f"{folder.path} was finished earlier, see {folder.card}")
+        else:
             probes.final_table(session)
-        print(f"done: {folder.path}", file=sys.stdout)
+            print(f"done: {folder.path}")
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class RunFolder:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.pictures = path / "pictures"
+        self.card = path / "card.md"  # written last
 
     def checkpoints(self, stage: str) -> Path:
         """Where the checkpoints of a stage instance lie."""

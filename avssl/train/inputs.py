@@ -1,0 +1,94 @@
+"""How an experiment's data, graphs and probes fit: inputs by name and shape, towers by port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+
+if TYPE_CHECKING:
+    from avssl.graph.source import Document, Keys, Problems
+    from avssl.graph.spec import GraphSpec
+    from avssl.train.experiment import ProbeConfig
+
+LABEL = "label"  # in every batch, [B]
+
+
+def check_inputs(
+    document: Document,
+    data: DataConfig | None,
+    probe: ProbeConfig | None,
+    specs: Mapping[str, GraphSpec],
+    problems: Problems,
+) -> None:
+    """Report inputs that are not made, not read or of another shape, and towers that are not there.
+
+    Args:
+        document: the experiment file.
+        data: its `data` section, None if that has mistakes of its own.
+        probe: its `probe` section, likewise.
+        specs: stage -> its graph, of the stages that could be read.
+        problems: collects what does not fit.
+    """
+    towers = probe.towers if probe is not None else {}
+    if data is not None:
+        for spec in specs.values():
+            _check_made(document, data, spec, problems)
+        _check_read(
+            document, data, {*towers, *(n for s in specs.values() for n in s.inputs)}, problems
+        )
+        for name in towers:
+            if name not in data.inputs:
+                place = document.key_place(("probe", "towers", name))
+                sentence = f"data.inputs makes no '{name}'."
+                problems.add(place, sentence, unknown=name, known=data.inputs)
+    for name, source in towers.items():
+        for stage, spec in specs.items():
+            _check_tower(document, ("probe", "towers", name), source, stage, spec, problems)
+
+
+def input_shape(recipe: FbankConfig | FramesConfig) -> tuple[int, ...]:
+    """Shape without the batch: [1, T, F] of a spectrogram, [3, T, H, W] of pictures."""
+    if isinstance(recipe, FbankConfig):
+        return (1, recipe.frames, recipe.bins)
+    return (3, recipe.frames, recipe.size, recipe.size)
+
+
+def _check_made(document: Document, data: DataConfig, spec: GraphSpec, problems: Problems) -> None:
+    for name, wanted in spec.inputs.items():
+        if name not in data.inputs:
+            if not wanted.optional and name != LABEL:
+                sentence = f"data.inputs of {document.name} makes no '{name}'."
+                problems.add(wanted.place, sentence, unknown=name, known=data.inputs)
+            continue
+        shape, given = wanted.shape[1:], input_shape(data.inputs[name])
+        fits = len(shape) == len(given) and all(
+            a == b or not isinstance(a, int) for a, b in zip(shape, given, strict=True)
+        )
+        if not fits:
+            problems.add(
+                document.key_place(("data", "inputs", name)),
+                f"data.inputs.{name} makes [B, {', '.join(map(str, given))}], but '{spec.name}' "
+                f"takes [B, {', '.join(map(str, shape))}].",
+            )
+
+
+def _check_read(document: Document, data: DataConfig, read: set[str], problems: Problems) -> None:
+    for name in data.inputs:
+        if name not in read:
+            place = document.key_place(("data", "inputs", name))
+            problems.add(place, f"no stage reads the input '{name}'.")
+
+
+def _check_tower(
+    document: Document, path: Keys, source: str, stage: str, spec: GraphSpec, problems: Problems
+) -> None:
+    name, _, port = source.partition(".")
+    place, module = document.value_place(path), spec.modules.get(name)
+    if module is None:
+        sentence = f"stage '{stage}' has no module '{name}'."
+        problems.add(place, sentence, unknown=name, known=spec.modules)
+    elif module.signature is not None and port not in module.signature.outputs:
+        sentence = f"module '{name}' has no output '{port}'."
+        problems.add(place, sentence, unknown=port, known=module.signature.outputs)

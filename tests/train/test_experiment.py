@@ -1,0 +1,91 @@
+"""Experiment files: every mistake at once, with its place, before any data is read."""
+
+from pathlib import Path
+
+import pytest
+
+from avssl.errors import ConfigError
+from avssl.train.experiment import load_experiment
+from tests.train import tiny
+
+SHIPPED = sorted(path for path in tiny.CONFIGS.rglob("*.yaml") if "\nstages:" in path.read_text())
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_experiments_are_in_order(path: Path) -> None:
+    loaded = load_experiment(path)
+    assert loaded.instances
+    assert set(loaded.config.probe.towers) <= set(loaded.config.data.inputs)
+
+
+def test_stage_instances_and_what_they_may_refer_to(tmp_path: Path) -> None:
+    loaded = load_experiment(tiny.write(tmp_path), ["stages.second.repeat=3"])
+    names = [item.name for item in loaded.instances]
+    assert names == ["first", "second", "second.2", "second.3"]
+    references = loaded.references(loaded.instances[3], lambda name: {"weights of": name})
+    assert references["previous"].weights() == {"weights of": "second.2"}
+    assert references["first"].weights() == {"weights of": "first"}
+    assert "second.3" not in references
+
+
+def test_every_mistake_is_reported_at_once_with_its_place(tmp_path: Path) -> None:
+    text = (
+        tiny.EXPERIMENT.replace("lr: 1.0e-2", "lr: fast, momentun: 0.9")
+        .replace("batch: 8", "bach: 8")
+        .replace("every: 0", "towers: {{audio: audio.poold, vidio: audio.pooled}}")
+        .replace("steps: 6,", "steps: 6, args: {{widht: 3}},")
+        + "  third: {{graph: graphs/studnt.yaml, epochs: 1}}\n"
+    )
+    student = tiny.STUDENT.replace("b: t.pooled", "b: t.poolled")
+    path = tiny.write(tmp_path, text, student=student)
+    with pytest.raises(ConfigError) as error:
+        load_experiment(path, ["train.clipp=1", "args.depth=2", "nonsense"])
+    messages = error.value.messages
+    expected = [
+        (r"tiny.yaml:5:3", "unknown key 'bach' in 'data'. Did you mean 'batch'?"),
+        (r"tiny.yaml:9:13", "'train.lr' must be a number, found 'fast'"),
+        (r"tiny.yaml:9:19", "unknown key 'momentun'"),
+        (r"tiny.yaml:10:25", "module 'audio' has no output 'poold'. Did you mean 'pooled'?"),
+        (r"tiny.yaml:13:58", "has no argument 'widht'. Did you mean 'width'?"),
+        (r"tiny.yaml:14:18", "graph file 'graphs/studnt.yaml'"),
+        (r"tiny.yaml:14:18", "Did you mean 'graphs/student.yaml'?"),
+        (r"student.yaml:18:36", "has no output 'poolled'"),
+        (r"command line 'train.clipp=1'", "Did you mean 'clip'?"),
+        (r"command line 'nonsense'", "expected key=value"),
+    ]
+    for place, part in expected:
+        assert any(place in m and part in m for m in messages), (place, part, messages)
+    assert len(messages) == len(expected) - 1  # one of them has two parts, and nothing follows on
+
+
+def test_probes_and_inputs_are_held_against_the_graphs(tmp_path: Path) -> None:
+    text = tiny.EXPERIMENT.replace("frames: 32}}", "frames: 48}}").replace(
+        "every: 0", "towers: {{audio: audio.poold}}"
+    )
+    with pytest.raises(ConfigError) as error:
+        load_experiment(tiny.write(tmp_path, text))
+    said = "\n".join(error.value.messages)
+    assert "data.inputs.audio makes [B, 1, 48, 32], but" in said and "takes [B, 1, 32, 32]" in said
+    assert "module 'audio' has no output 'poold'. Did you mean 'pooled'?" in said
+
+
+def test_the_first_stage_has_no_previous_one(tmp_path: Path) -> None:
+    text = tiny.EXPERIMENT.replace("graphs/student.yaml", "graphs/promoted.yaml")
+    with pytest.raises(ConfigError, match=r"promoted\.yaml:9:\d+: no stage 'previous' stands"):
+        load_experiment(tiny.write(tmp_path, text))
+
+
+def test_a_teacher_must_fit_the_stage_it_comes_from(tmp_path: Path) -> None:
+    """Stage 2 is run on the meta device with the width that stage 1 trains."""
+    text = tiny.EXPERIMENT.replace("steps: 6,", "steps: 6, args: {{width: 32}},")
+    with pytest.raises(ConfigError) as error:
+        load_experiment(tiny.write(tmp_path, text))
+    assert "promoted.yaml" in str(error.value) and "match" in str(error.value)
+
+
+def test_arguments_reach_every_stage_and_a_stage_may_replace_them(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path)
+    loaded = load_experiment(path, ["args.depth=1", "stages.second.args.temperature=0.5"])
+    first, second = loaded.instances[0].spec, loaded.instances[1].spec
+    assert (first.arguments["depth"], second.arguments["depth"]) == (1, 1)
+    assert (first.arguments["temperature"], second.arguments["temperature"]) == (0.2, 0.5)

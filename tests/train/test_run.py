@@ -1,0 +1,164 @@
+"""Whole runs: stages, resume, promotion, the run folder, and how they end on an error."""
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import avssl.train.clips
+from avssl.errors import UserError
+from avssl.train.experiment import load_experiment
+from tests.train import tiny
+
+Run = Callable[..., None]
+
+
+def test_stages_run_in_order_and_finished_ones_are_skipped(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny.write(tmp_path)
+    run(path)
+    rows = tiny.metrics(tmp_path / "run")
+    expected = [("first", step) for step in range(1, 13)]
+    expected += [(stage, step) for stage in ("second", "second.2") for step in range(1, 7)]
+    assert [(row["stage"], row["step"]) for row in rows] == expected
+    assert all("update/audio" in row for row in rows if row["step"] % 4 == 0)
+    assert rows[0]["momentum/teacher"] == pytest.approx(0.9)
+    assert rows[11]["momentum/teacher"] == pytest.approx(1.0)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    run(path)
+    assert "first: finished earlier (12 steps)" in capsys.readouterr().out
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_students_are_promoted_to_teachers_and_start_afresh(tmp_path: Path, run: Run) -> None:
+    run(tiny.write(tmp_path))
+    stages = {
+        name: tiny.weights(tmp_path / "run", name) for name in ("first", "second", "second.2")
+    }
+    pairs = [("first", "second"), ("second", "second.2")]
+    for before, after in pairs:
+        students = {k: v for k, v in stages[before].items() if k.startswith("audio.")}
+        assert len(students) > 20
+        for key, value in students.items():
+            assert torch.equal(stages[after]["teacher" + key.removeprefix("audio")], value), key
+    name = "audio.encoder.blocks.0.attn.qkv.weight"
+    assert not torch.equal(stages["second"][name], stages["second.2"][name])
+
+
+def test_a_run_that_was_asked_to_end_continues_bit_for_bit(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tiny.write(tmp_path / "whole"))
+
+    class Interrupting(tiny.TinyClips):
+        def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
+            for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
+                if number == 7:
+                    os.kill(os.getpid(), signal.SIGTERM if start else signal.SIGINT)
+                yield batch
+
+    monkeypatch.setattr(avssl.train.clips, "open_clips", Interrupting)
+    path = tiny.write(tmp_path / "parts")
+    folder = tmp_path / "parts" / "run"
+    run(path)
+    assert [row["step"] for row in tiny.metrics(folder)] == list(range(1, 9))
+    assert (folder / "checkpoints" / "first" / "step-000008").is_dir()
+    with (folder / "metrics.jsonl").open("a") as file:  # what a kill would leave behind
+        file.write('{"stage": "first", "step": 9, "loss": 1.0}\n{"stage": "fir')
+    run(path)
+    assert tiny.metrics(folder) == tiny.metrics(tmp_path / "whole" / "run")
+    for stage in ("first", "second", "second.2"):
+        a, b = tiny.weights(folder, stage), tiny.weights(tmp_path / "whole" / "run", stage)
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_loss_that_is_not_finite_is_named_and_earlier_results_stay(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Spoilt(tiny.TinyClips):
+        def __init__(self, config: object, world: object) -> None:
+            super().__init__(config, world)
+            self.spoilt_step = 6
+
+    monkeypatch.setattr(avssl.train.clips, "open_clips", Spoilt)
+    with pytest.raises(UserError, match="loss match is not finite at step 7"):
+        run(tiny.write(tmp_path))
+    assert [row["step"] for row in tiny.metrics(tmp_path / "run")] == list(range(1, 7))
+    saved = tiny.weights(tmp_path / "run", "first")
+    assert all(tensor.isfinite().all() for tensor in saved.values())
+
+
+def test_a_gradient_that_is_not_finite_is_named(tmp_path: Path, run: Run) -> None:
+    broken = tiny.STUDENT.replace("temperature: 0.2", "temperature: 1.0e-39")
+    with pytest.raises(UserError, match=r"(loss match|gradient of .*) is not finite at step 1"):
+        run(tiny.write(tmp_path, student=broken), "stages.first.steps=2")
+
+
+def test_another_configuration_is_refused_and_what_differs_is_named(
+    tmp_path: Path, run: Run
+) -> None:
+    path = tiny.write(tmp_path)
+    run(path, "stages.second.steps=2")
+    with pytest.raises(UserError, match=r"train\.lr is 0\.01 there and 0\.02 here"):
+        run(path, "stages.second.steps=2", "train.lr=0.02")
+    with pytest.raises(UserError, match=r"stages\.second\.repeat is 2 there and 3 here"):
+        run(path, "stages.second.steps=2", "stages.second.repeat=3")
+    changed = tiny.STUDENT.replace("start: 0.9,", "start: 0.5,")
+    tiny.write(tmp_path, student=changed)
+    with pytest.raises(UserError, match=r"student\.yaml: .*momentum\.start is 0\.9 there and 0\.5"):
+        run(path, "stages.second.steps=2")
+    tiny.write(tmp_path, student="# a comment more\n" + tiny.STUDENT)
+    run(path, "stages.second.steps=2", "data.workers=3", "train.log_every=1", "train.save_every=9")
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not empty and not a run folder"):
+        run(tiny.write(tmp_path))
+    assert [item.name for item in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_the_run_folder_stands_alone(tmp_path: Path, run: Run) -> None:
+    path = tiny.write(tmp_path)
+    run(path, "probe.towers={audio: audio.pooled}", "probe.every=6", "probe.pictures=true",
+        "stages.second.steps=2")  # fmt: skip
+    folder = tmp_path / "run"
+    for name in ("config.yaml", "metrics.jsonl", "card.md", "results.json", "results.md"):
+        assert (folder / name).is_file(), name
+    assert list((folder / "tensorboard").rglob("events*"))
+    assert (folder / "pictures" / "curves.png").is_file()
+    for file in folder.rglob("*"):
+        if file.suffix in (".yaml", ".json", ".jsonl", ".md"):
+            assert not re.search(r"(?<![\w.])/(?:\w+/)+", file.read_text()), file
+    moved = folder.rename(tmp_path / "moved")
+    for graph in (tmp_path / "configs").rglob("*.yaml"):
+        graph.unlink()
+    again = load_experiment(moved / "config.yaml")
+    assert [item.name for item in again.instances] == ["first", "second", "second.2"]
+    probes = [row for row in tiny.metrics(moved) if "knn/audio" in row]
+    assert [(row["stage"], row["step"]) for row in probes] == [
+        ("first", 0), ("first", 6), ("first", 12), ("second", 0), ("second", 2), ("second.2", 0),
+        ("second.2", 2)]  # fmt: skip
+
+
+def test_probes_do_not_change_the_training(tmp_path: Path, run: Run) -> None:
+    run(tiny.write(tmp_path / "a"), "stages.second.steps=1")
+    run(tiny.write(tmp_path / "b"), "stages.second.steps=1", "probe.towers={audio: audio.pooled}",
+        "probe.every=2", "probe.final=false")  # fmt: skip
+    trained = [row for row in tiny.metrics(tmp_path / "b" / "run") if "loss" in row]
+    assert trained == tiny.metrics(tmp_path / "a" / "run")
+
+
+def test_what_the_first_step_left_out_is_listed_once(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # everything dropped but one of four patches; one clip per class: the loss still reaches all
+    run(tiny.write(tmp_path), "stages.second.steps=1")
+    assert "warning" not in capsys.readouterr().out
