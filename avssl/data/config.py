@@ -1,4 +1,4 @@
-"""The `data` section of an experiment: where clips come from and what each graph input is made of."""
+"""The `data` section of an experiment: where clips come from, what inputs are made of."""
 
 from dataclasses import dataclass, field
 from typing import Literal

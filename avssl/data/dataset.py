@@ -91,6 +91,14 @@ class ClipDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.clips)
 
+    def describe(self, *, shown: int = 10) -> str:
+        """One line for the clips that serve, and one for each of the first that do not."""
+        lines = [f"{self.split}: {len(self.clips)} clips serve, {len(self.left_out)} are left out"]
+        lines += [f"  {path}: {reason}" for path, reason in self.left_out[:shown]]
+        if len(self.left_out) > shown:
+            lines.append(f"  and {len(self.left_out) - shown} more")
+        return "\n".join(lines)
+
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         """The example `index` of `epoch`; an unreadable clip is replaced by another one.
 

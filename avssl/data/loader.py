@@ -133,7 +133,7 @@ class Loader:
         workers = min(self.config.workers, len(self.batches))
         loader = DataLoader(
             self.dataset,
-            batch_sampler=self.batches,  # type: ignore[arg-type]
+            batch_sampler=self.batches,
             collate_fn=self.dataset.collate,
             num_workers=workers,
             prefetch_factor=self.config.prefetch if workers else None,
@@ -217,7 +217,7 @@ class _Worker:
 
 def _death(iterator: Any, error: RuntimeError) -> str | None:
     """What to tell when the error means that a worker process died; None if it does not."""
-    if "worker" not in str(error) or "exited" not in str(error) and "killed" not in str(error):
+    if "worker" not in str(error) or ("exited" not in str(error) and "killed" not in str(error)):
         return None
     codes = [process.exitcode for process in getattr(iterator, "_workers", [])]
     code = next((code for code in codes if code), None)

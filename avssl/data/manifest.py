@@ -1,4 +1,4 @@
-"""Manifests: a CSV of clips, relative to its own folder, with what the scan found out about each."""
+"""Manifests: a CSV of clips, relative to its own folder, with what the scan found out."""
 
 import csv
 import dataclasses
@@ -82,7 +82,7 @@ class Manifest:
                 clips = [_clip(row, f"{path}, line {reader.line_num}") for row in reader]
         except OSError as error:
             raise UserError(
-                f"cannot read the manifest {path}: {error.strerror}; give a manifest.csv or a folder"
+                f"cannot read the manifest {path}: {error.strerror}; give a CSV file or a folder"
             ) from None
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from None
@@ -146,8 +146,8 @@ def safe_path(path: str, where: str) -> str:
     parts = PurePosixPath(path.replace("\\", "/")).parts
     if not path or os.path.isabs(path) or "\0" in path or ".." in parts or parts[0].endswith(":"):
         raise UserError(
-            f"{where}: path {path!r} points outside the manifest's folder; rows may only name files "
-            "below it, so move the manifest up or link the files in"
+            f"{where}: path {path!r} points outside the manifest's folder; rows may only name "
+            "files below it, so move the manifest up or link the files in"
         )
     return path
 

@@ -4,6 +4,8 @@ pictures = read_pictures(manifest.file(clip), clip, [0.0, 0.5, 1.0], short_side=
 sound = read_clip_sound(manifest.sound_file(clip), clip, start=0.0, seconds=1.5, sample_rate=16000)
 """
 
+import functools
+import importlib.util
 import os
 from collections.abc import Sequence
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from avssl.data.container import MediaError
 from avssl.data.manifest import Clip
-from avssl.data.pictures import READERS
+from avssl.data.pictures import DECORD_REFUSES, READERS
 from avssl.data.sound import read_sound
 
 __all__ = ["MediaError", "read_clip_sound", "read_pictures", "scaled_size"]
@@ -20,7 +22,7 @@ __all__ = ["MediaError", "read_clip_sound", "read_pictures", "scaled_size"]
 def read_pictures(
     path: str | os.PathLike[str],
     clip: Clip,
-    times: Sequence[float],
+    times: Sequence[float] | np.ndarray,
     *,
     short_side: int | None = None,
 ) -> np.ndarray:
@@ -39,10 +41,15 @@ def read_pictures(
     """
     if not clip.has_video or clip.reader not in READERS:
         raise MediaError(clip.reason or "has no picture")
-    return READERS[clip.reader](
+    size = scaled_size(clip, short_side)
+    reader = clip.reader
+    # manifests travel to platforms that decord is not made for
+    if reader == "decord" and (size[0] in DECORD_REFUSES or not _has_decord()):
+        reader = "pyav-linear"
+    return READERS[reader](
         path,
         times,
-        size=scaled_size(clip, short_side),
+        size=size,
         rotation=clip.rotation,
         frames=clip.frames,
     )
@@ -74,3 +81,8 @@ def scaled_size(clip: Clip, short_side: int | None) -> tuple[int, int]:
         return clip.width, clip.height
     scale = short_side / min(clip.width, clip.height)
     return max(short_side, round(clip.width * scale)), max(short_side, round(clip.height * scale))
+
+
+@functools.cache
+def _has_decord() -> bool:
+    return importlib.util.find_spec("decord") is not None

@@ -22,7 +22,10 @@ EARLY = 1e-4
 Reader = Callable[..., np.ndarray]
 Shown = tuple[float, "av.VideoFrame"]  # time in s, picture
 
-# s: with B-frames a seek may land on the keyframe after the wanted time; then earlier ones are tried
+# pixels: for these widths decord 0.6 takes its own row padding for pixels and raises
+DECORD_REFUSES = frozenset({16, 24, 48, 72})
+
+# s: with B-frames a seek may land on the keyframe after the wanted time; then it starts earlier
 _MARGINS = (0.0, 1.0)
 
 
@@ -32,7 +35,7 @@ class _TooLate(Exception):
 
 def decord_pictures(
     path: str | os.PathLike[str],
-    times: Sequence[float],
+    times: Sequence[float] | np.ndarray,
     *,
     size: tuple[int, int],
     rotation: int = 0,
@@ -76,7 +79,7 @@ def decord_pictures(
 
 def pyav_pictures(
     path: str | os.PathLike[str],
-    times: Sequence[float],
+    times: Sequence[float] | np.ndarray,
     *,
     size: tuple[int, int],
     rotation: int = 0,
@@ -107,7 +110,7 @@ def pyav_pictures(
 
 def linear_pictures(
     path: str | os.PathLike[str],
-    times: Sequence[float],
+    times: Sequence[float] | np.ndarray,
     *,
     size: tuple[int, int],
     rotation: int = 0,
@@ -155,7 +158,7 @@ def converted(
     rotation: int,
     scaler: "VideoReformatter | None" = None,
 ) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of the upright size (width, height); a scaler is reused between frames."""
+    """uint8 RGB [H, W, 3] of the upright size (width, height); reuse the scaler between frames."""
     from av.video.reformatter import VideoReformatter
 
     width, height = size if rotation % 180 == 0 else (size[1], size[0])

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from avssl.data.manifest import Clip, Manifest
+from avssl.data.manifest import Clip
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip, sidecars
 from avssl.errors import UserError
@@ -117,7 +117,7 @@ def scan_clips(
         for row in rows[position]:
             result[row] = dataclasses.replace(clips[row], **recorded)
         if kept:
-            kept.put(probed)
+            kept.put(clips[rows[position][0]], probed)
         done += 1
         faults += bool(probed.reason)
         if progress:
@@ -158,13 +158,12 @@ class ScanCache:
         recorded = self.known.get(self._key(clip))
         return None if recorded is None else dataclasses.replace(clip, **recorded)  # type: ignore[arg-type]
 
-    def put(self, probed: Clip) -> None:
-        """Keep a result."""
+    def put(self, clip: Clip, probed: Clip) -> None:
+        """Keep the result for a clip."""
         recorded = {name: getattr(probed, name) for name in _RECORDED}
-        given = dataclasses.replace(probed, wav="")
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.file, "a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"key": self._key(given), "recorded": recorded}) + "\n")
+            lines.write(json.dumps({"key": self._key(clip), "recorded": recorded}) + "\n")
 
     def _key(self, clip: Clip) -> str:
         stamps = [_VERSION, clip.path]

@@ -6,8 +6,8 @@ Letters: C channels, N samples. Channels are averaged (FFmpeg's own down-mix giv
 import functools
 import math
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -166,7 +166,9 @@ def _read_container(path: str | os.PathLike[str], window: Window) -> tuple[np.nd
         return sound, rate
 
 
-def sound_frames(container: "av.container.InputContainer", stream: "av.AudioStream"):  # type: ignore[no-untyped-def]
+def sound_frames(
+    container: "av.container.InputContainer", stream: "av.AudioStream"
+) -> Iterator[tuple[float, "av.AudioFrame"]]:
     """(time in s, frame): small jitter of the container's rounding is smoothed away.
 
     Raises:
@@ -174,7 +176,7 @@ def sound_frames(container: "av.container.InputContainer", stream: "av.AudioStre
     """
     ends: float | None = None
     for packet in packets(container, stream):
-        for frame in packet.decode():
+        for frame in cast("list[av.AudioFrame]", packet.decode()):
             if frame.samples == 0:
                 continue
             time = frame.time if frame.time is not None else ends
@@ -191,6 +193,7 @@ def mono_samples(frame: "av.AudioFrame") -> np.ndarray:
     samples = frame.to_ndarray()  # [C, N], or [1, N * C] when packed
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T  # [C, N]
+    scaled: np.ndarray
     if samples.dtype == np.uint8:
         scaled = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from avssl.data.config import DataConfig
 from avssl.data.manifest import Manifest
+from avssl.data.processes import server_context
 from avssl.data.scan import ProgressLine, ScanCache, folder_clips, scan_clips
 from avssl.errors import UserError
 
@@ -25,6 +26,8 @@ def open_source(config: DataConfig) -> Manifest:
     Raises:
         UserError: the source is none of these.
     """
+    if config.workers:
+        server_context()  # imports what loader workers need while the caller goes on
     source, cache = config.source, cache_folder(config)
     if source.startswith("corpus:"):
         from avssl.data.corpora import ensure_corpus

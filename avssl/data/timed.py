@@ -1,5 +1,6 @@
 """Calls with a time limit: run in a helper thread, which is left behind when it takes too long."""
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ class TimedCaller:
     """
 
     def __init__(self) -> None:
+        self._process = 0  # threads do not survive a fork
         self._requests: queue.SimpleQueue[Any] | None = None
         self._results: queue.SimpleQueue[Any] | None = None
 
@@ -25,7 +27,8 @@ class TimedCaller:
         Raises:
             TimeoutError: it took longer than `limit` seconds.
         """
-        if self._requests is None or self._results is None:
+        if self._requests is None or self._results is None or self._process != os.getpid():
+            self._process = os.getpid()
             self._requests, self._results = queue.SimpleQueue(), queue.SimpleQueue()
             arguments = (self._requests, self._results)
             threading.Thread(target=_serve, args=arguments, daemon=True, name="avssl-clip").start()
@@ -38,10 +41,10 @@ class TimedCaller:
             raise TimeoutError(f"took longer than {limit:g} s") from None
         if error is not None:
             raise error
-        return value  # type: ignore[no-any-return]
+        return value
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_requests": None, "_results": None}
+        return {"_process": 0, "_requests": None, "_results": None}
 
 
 def _serve(requests: "queue.SimpleQueue[Any]", results: "queue.SimpleQueue[Any]") -> None:

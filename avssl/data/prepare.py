@@ -1,0 +1,157 @@
+"""Preparing and checking manifests: what tools/prepare_manifest.py and tools/check_data.py do."""
+
+import functools
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from avssl.data.config import DataConfig
+from avssl.data.container import MediaError
+from avssl.data.manifest import Clip, Manifest
+from avssl.data.media import read_clip_sound, read_pictures
+from avssl.data.pool import Failure, guarded_map
+from avssl.data.probe import probe_clip
+from avssl.data.scan import ProgressLine, ScanCache, folder_clips, scan_clips
+from avssl.data.source import cache_folder
+from avssl.errors import UserError
+
+_FACTS = ("has_video", "has_audio", "frames", "width", "height", "rotation")
+
+
+def prepare_manifest(
+    source: Path, out: Path | None, *, workers: int, limit: float, again: bool = False
+) -> Manifest:
+    """Scan a folder or complete a manifest, write it, and print what was found.
+
+    Args:
+        source: folder or manifest.
+        out: where to write; the clips must lie below its folder.
+        workers: processes; limit: seconds for one file.
+        again: probe rows that are scanned already, and do not use kept results.
+    """
+    _positive(workers, limit)
+    if source.is_dir():
+        out = out or source / "manifest.csv"
+        manifest = Manifest(out.parent, folder_clips(source, out.parent))
+    else:
+        manifest = Manifest.read(source)
+        out = out or source
+        if os.path.abspath(out.parent) != os.path.abspath(source.parent):
+            raise UserError(
+                f"{out} would lie in another folder than {source}, whose paths are relative to its "
+                "own: write it beside, under another name"
+            )
+    unscanned = [row for row, clip in enumerate(manifest.clips) if again or not clip.scanned]
+    clips = list(manifest.clips)
+    kept = ScanCache.of(manifest.root, cache_folder(DataConfig()))
+    if again:
+        kept.known.clear()
+        clips = [_user_columns(clip) for clip in clips]
+    scanned = scan_clips(
+        manifest.root,
+        [clips[row] for row in unscanned],
+        workers=workers,
+        limit=limit,
+        progress=ProgressLine("scanned"),
+        kept=kept,
+    )
+    for row, clip in zip(unscanned, scanned, strict=True):
+        clips[row] = clip
+    manifest = Manifest(manifest.root, clips).with_splits()
+    manifest.write(out)
+    _summary(manifest, out)
+    return manifest
+
+
+def check_data(source: Path, *, workers: int, limit: float) -> int:
+    """Decode every clip, print each bad one with the reason; 1 if there is one, else 0."""
+    _positive(workers, limit)
+    if source.is_dir() and (source / "manifest.csv").is_file():
+        source = source / "manifest.csv"
+    if source.is_dir():
+        manifest = Manifest(source, folder_clips(source, source))
+    else:
+        manifest = Manifest.read(source)
+    progress = ProgressLine("checked")
+    checks = guarded_map(
+        functools.partial(check_clip, os.fspath(manifest.root)),
+        manifest.clips,
+        workers=workers,
+        limit=limit,
+    )
+    bad: dict[int, str] = {}
+    for done, (row, result) in enumerate(checks, 1):
+        reason = result.reason if isinstance(result, Failure) else result
+        if reason:
+            bad[row] = reason
+        progress(done, len(manifest.clips), len(bad))
+    for row in sorted(bad):
+        print(f"{manifest.clips[row].path}: {bad[row]}")
+    print(f"{len(manifest.clips) - len(bad)} of {len(manifest.clips)} clips are good")
+    return 1 if bad else 0
+
+
+def check_clip(root: str, clip: Clip) -> str:
+    """What is wrong with a clip: damage, or facts that differ from its row; "" if nothing is."""
+    probed = probe_clip(root, _user_columns(clip))
+    if probed.reason:
+        return probed.reason
+    if not clip.scanned:
+        return ""
+    for name in _FACTS:
+        promised, found = getattr(clip, name), getattr(probed, name)
+        if promised != found:
+            return f"{name} is {found}, the manifest promises {promised}: scan again"
+    try:  # through the recorded reader, as training does
+        if clip.has_video and clip.duration:
+            read_pictures(Path(root) / clip.path, clip, [0.0, clip.duration], short_side=32)
+        if clip.has_audio:
+            path = Path(root) / (clip.wav or clip.path)
+            read_clip_sound(path, clip, start=0.0, seconds=0.5, sample_rate=16000)
+    except MediaError as error:
+        return str(error)
+    return ""
+
+
+def _user_columns(clip: Clip) -> Clip:
+    """The row without what a scan records."""
+    names = ("path", "start", "end", "label", "text", "split", "wav", "sound_offset", "extra")
+    return Clip(**{name: getattr(clip, name) for name in names})
+
+
+def _summary(manifest: Manifest, out: Path) -> None:
+    clips: Sequence[Clip] = manifest.clips
+    for clip in clips:
+        if clip.reason:
+            rest = [name for name in ("picture", "sound") if getattr(clip, _STREAM[name])]
+            use = f" ({rest[0]} alone can be used)" if rest else ""
+            print(f"{clip.path}: {clip.reason}{use}")
+    both = sum(bool(clip.has_video and clip.has_audio) for clip in clips)
+    silent = sum(bool(clip.has_video and not clip.has_audio) for clip in clips)
+    blind = sum(bool(clip.has_audio and not clip.has_video) for clip in clips)
+    print(
+        f"{out}: {len(clips)} clips, {both} with picture and sound, {silent} picture only, "
+        f"{blind} sound only, {len(clips) - both - silent - blind} unusable"
+    )
+    splits = Counter(clip.split or "none" for clip in clips)
+    readers = Counter(clip.reader for clip in clips if clip.reader)
+    labels = len({clip.label for clip in clips if clip.label})
+    print(
+        f"splits {_counts(splits)}; readers {_counts(readers)}; "
+        f"{labels} label{'' if labels == 1 else 's'}"
+    )
+    sys.stdout.flush()
+
+
+_STREAM = {"picture": "has_video", "sound": "has_audio"}
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counter.items())) or "none"
+
+
+def _positive(workers: int, limit: float) -> None:
+    if workers < 1 or not limit > 0:
+        raise UserError(f"--workers ({workers}) and --time-limit ({limit:g}) must be above 0")
