@@ -1,5 +1,6 @@
 """Attention: the backends agree, the choice is explained, and compile and meta go through."""
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,24 @@ def test_impossible_choices_are_user_errors() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match=r"cannot run: xformers needs CUDA.*Use 'sdpa'"):
             set_attention_backend("xformers")
+
+
+def test_kernels_that_do_not_run_give_way_to_sdpa_with_their_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_operator(*_: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("No operator found for this input\nmore lines")
+
+    module = importlib.import_module("avssl.ops.attention")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(module, "_xformers", no_operator)
+    monkeypatch.setattr(module, "_automatic", None)
+    chosen = attention_backend()
+    assert chosen.name == "sdpa"
+    assert chosen.reason.startswith("xformers has no kernel for this GPU and torch (")
+    assert "more lines" not in chosen.reason
+    with pytest.raises(UserError, match="'xformers' cannot run: xformers has no kernel"):
+        set_attention_backend("xformers")
 
 
 @pytest.mark.parametrize("name", ["sdpa", "plain", None])

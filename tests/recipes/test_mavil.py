@@ -14,6 +14,7 @@ from avssl.graph.graph import Graph
 from avssl.graph.names import connect
 from avssl.graph.source import Problems
 from avssl.graph.spec import Reference, read_graph
+from avssl.train.experiment import load_experiment
 
 GRAPHS = Path(__file__).parents[2] / "configs" / "graphs"
 STAGE1, STAGE2 = GRAPHS / "mavil_stage1.yaml", GRAPHS / "mavil_stage2.yaml"
@@ -306,3 +307,19 @@ def test_options_of_the_recipes_open_questions() -> None:
     torch.testing.assert_close(out["audio_feature"], expected)
     raw = stage1(normalize_patches=False)(batch, ["at"])["at"]
     assert torch.equal(raw[0, 0], batch["audio"][0, 0, :16, :16].flatten())
+
+
+def test_stage_2_with_the_graph_of_stage_1_is_the_ablation_with_raw_targets() -> None:
+    override = ["stages.stage2.graph=graphs/mavil_stage1.yaml", "args.alpha=0.05"]
+    loaded = load_experiment(GRAPHS.parent / "mavil.yaml", override)
+    second = loaded.instances[-1]
+    assert second.stage == "stage2"
+    assert set(second.spec.losses) == {"audio_raw", "video_raw", "inter", "intra"}
+    assert not any(module.is_teacher for module in second.spec.modules.values())
+
+
+def test_three_rounds_of_stage_2_each_have_a_teacher() -> None:
+    loaded = load_experiment(GRAPHS.parent / "mavil.yaml", ["stages.stage2.repeat=3"])
+    names = [instance.name for instance in loaded.instances]
+    assert names == ["stage1", "stage2", "stage2.2", "stage2.3"]
+    assert all(item.spec.modules["teacher_audio"].is_teacher for item in loaded.instances[1:])
