@@ -24,11 +24,16 @@ from avssl.train.step import Recipe, train_step
 from avssl.train.weights import stage_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor, nn
 
     from avssl.train.clips import Clips
     from avssl.train.experiment import Instance, LoadedExperiment, TrainConfig
     from avssl.train.signals import StopRequest
+
+
+GO, STOP, FAILED = 0, 1, 2  # what a process says about its next batch
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def run_stages(session: Session) -> bool:
         steps = _finished(session, instance)
         if steps is not None:
             _say(session.world, f"{instance.name}: finished earlier ({steps} steps)")
-        elif train_stage(session, instance, done):
+        elif session.world.most(bool(session.stop)) == 0 and train_stage(session, instance, done):
             steps = _finished(session, instance)
         else:
             return False
@@ -110,19 +115,36 @@ def train_stage(session: Session, instance: Instance, done: dict[str, int]) -> b
 
 
 def _steps(
-    session: Session, stage: Stage, batches: Any, writer: MetricsWriter, report: Reporter
+    session: Session,
+    stage: Stage,
+    batches: Iterator[dict[str, Any]],
+    writer: MetricsWriter,
+    report: Reporter,
 ) -> bool:
     """The loop itself: batch, step, probe, checkpoint."""
     config, world, steps = session.experiment.config, session.world, stage.recipe.steps
     began = now() - stage.seconds
     measure = functools.partial(probes.online, session, stage.graph, stage.name)
+
+    def save(done: int) -> None:
+        progress = Progress(stage.name, done, steps, done == steps, now() - began)
+        folder, keep = session.folder.checkpoints(stage.name), config.train.keep
+        checkpoint.save(folder, progress, stage.graph, stage.optimizer, keep=keep)
+
     if stage.start == 0:
         _probe(writer, report, 0, measure(0))
     for step in range(stage.start, steps):
         before = health.before_step(stage.graph) if step == 0 else None
         asked = now()
-        batch = next(batches)
+        batch = next_batch(session, batches)
         arrived = now()
+        if batch is None:
+            if step > stage.start:
+                save(step)
+            report.say(
+                f"{stage.name}: ended at step {step}. The same command continues from there."
+            )
+            return False
         metrics = train_step(
             stage.graph,
             to_device(batch, stage.graph, world.device),
@@ -131,14 +153,12 @@ def _steps(
             optimizer=stage.optimizer,
             recipe=stage.recipe,
             world=world,
-            stop=bool(session.stop),
         )
         ended = now()
         if before is not None:
             momenta = {name: metrics[f"momentum/{name}"] for name in stage.graph.teachers}
             for sentence in health.after_step(stage.graph, before, momenta):
                 report.say(f"warning: {stage.name}: {sentence}")
-        stop = metrics.pop("stop") > 0
         times = {"step_ms": 1000 * (ended - asked), "data_ms": 1000 * (arrived - asked)}
         writer.write(step + 1, metrics, times=times)
         _report_clips(batch, report)
@@ -146,16 +166,31 @@ def _steps(
         last = step + 1 == steps
         if last or (config.probe.every and (step + 1) % config.probe.every == 0):
             _probe(writer, report, step + 1, measure(step + 1))
-        if last or stop or (step + 1) % config.train.save_every == 0:
-            progress = Progress(stage.name, step + 1, steps, last, now() - began)
-            folder = session.folder.checkpoints(stage.name)
-            checkpoint.save(folder, progress, stage.graph, stage.optimizer, keep=config.train.keep)
-        if stop and not last:
-            report.say(
-                f"{stage.name}: saved at step {step + 1}. The same command continues from there."
-            )
-            return False
+        if last or (step + 1) % config.train.save_every == 0:
+            save(step + 1)
     return True
+
+
+def next_batch(session: Session, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+    """The next batch, or None when the run was asked to end; all processes get the same answer.
+
+    A signal that ends a run often reaches its loader processes as well: an error of the loader
+    counts as the end then.
+
+    Raises:
+        UserError: the data cannot be read, here or on another process.
+    """
+    batch, error = None, None
+    if not session.stop:
+        try:
+            batch = next(batches)
+        except UserError as found:
+            error = found
+    state = GO if batch is not None else STOP if session.stop else FAILED
+    worst = session.world.most(state)
+    if worst == FAILED:
+        raise error or UserError("another process could not read its data; see its message.")
+    return batch if worst == GO else None
 
 
 def prepare(session: Session, instance: Instance) -> Stage:

@@ -50,6 +50,14 @@ class World:
             values = values / self.size
         return values
 
+    def most(self, value: int) -> int:
+        """The largest `value` of all processes."""
+        if self.size == 1:
+            return value
+        box = torch.tensor(value, device=self.device)
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        return int(box.item())
+
     def agree(self, value: str | None) -> str | None:
         """The value that rank 0 holds, on every rank."""
         box = [value]

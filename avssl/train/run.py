@@ -45,13 +45,14 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     world = parallel.start(config.train, config.data.batch)
     folder = RunFolder(Path(config.run))
     with _disk_errors(folder.path):
+        if world.main:
+            folder.claim(config, experiment.graphs, experiment.files)
+            for instance in experiment.instances:
+                checkpoint.remove_unfinished(folder.checkpoints(instance.name))
+        world.wait()
+        clips = open_clips(config.data, world)
         with StopRequest() as stop:
-            if world.main:
-                folder.claim(config, experiment.graphs, experiment.files)
-                for instance in experiment.instances:
-                    checkpoint.remove_unfinished(folder.checkpoints(instance.name))
-            world.wait()
-            session = Session(experiment, folder, open_clips(config.data, world), world, stop)
+            session = Session(experiment, folder, clips, world, stop)
             finished = run_stages(session)
         parallel.stop()
         if not (finished and world.main):

@@ -65,7 +65,6 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     world: World,
-    stop: bool = False,
 ) -> dict[str, float]:
     """Do one optimisation step and return its figures, the mean over all processes.
 
@@ -73,17 +72,12 @@ def train_step(
         graph: the graph; `model` is the same one as it is called (wrapped for DDP).
         batch: this process's share, on the device: inputs of the graph, [B, ...].
         step: number of the step, from 0.
-        stop: this process was asked to end; the figure "stop" is above 0 when any of them was.
 
     Raises:
         UserError: a loss or a gradient is not finite. The weights are as they were before the step.
     """
     torch.manual_seed(recipe.seed + step)
-    logged = {
-        name: entry.sources["value"].key
-        for name, entry in graph.log.items()
-        if entry.picture is None
-    }
+    logged = {n: log.sources["value"].key for n, log in graph.log.items() if log.picture is None}
     # 1. schedules: learning rate, loss weights
     progress = step / max(recipe.steps - 1, 1)
     lr = learning_rate(
@@ -101,9 +95,8 @@ def train_step(
     norms = clip_gradients(graph, recipe.clip)
     figures = {"loss": total, **{f"loss/{name}": out[name] for name in weights}}
     figures |= {f"log/{name}": out[key] for name, key in logged.items()}
-    figures |= {"stop": torch.tensor(float(stop))} | {
-        f"grad/{module}": norm for module, norm in norms.items()
-    }
+    figures |= {f"grad/{module}": norm for module, norm in norms.items()}
+    figures["grad_norm"] = torch.stack(list(norms.values())).norm()
     metrics = _read(figures, world)
     _must_be_finite(metrics, graph, step)
     # 4. optimizer
@@ -115,14 +108,10 @@ def train_step(
     if before is not None:
         moved = {f"update/{module}": norm for module, norm in update_norms(graph, before).items()}
         metrics |= _read(moved, world)
-    metrics |= {
-        f"weight/{name}": w
-        for name, w in weights.items()
-        if graph.losses[name].weight.kind != "constant"
-    }
-    return (
-        metrics | {"lr": lr} | {f"momentum/{name}": momentum for name, momentum in momenta.items()}
-    )
+    moving = [name for name in weights if graph.losses[name].weight.kind != "constant"]
+    metrics |= {f"weight/{name}": weights[name] for name in moving}
+    metrics |= {f"momentum/{name}": momentum for name, momentum in momenta.items()}
+    return {**metrics, "lr": lr}
 
 
 def _read(figures: dict[str, Tensor], world: World) -> dict[str, float]:

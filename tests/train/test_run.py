@@ -60,7 +60,7 @@ def test_a_run_that_was_asked_to_end_continues_bit_for_bit(
         def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
             for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
                 if number == 7:
-                    os.kill(os.getpid(), signal.SIGTERM if start else signal.SIGINT)
+                    os.kill(os.getpid(), signal.SIGINT)
                 yield batch
 
     monkeypatch.setattr(avssl.train.clips, "open_clips", Interrupting)
@@ -162,3 +162,21 @@ def test_what_the_first_step_left_out_is_listed_once(
     # everything dropped but one of four patches; one clip per class: the loss still reaches all
     run(tiny.write(tmp_path), "stages.second.steps=1")
     assert "warning" not in capsys.readouterr().out
+
+
+def test_a_loader_that_dies_with_the_run_does_not_cost_the_checkpoint(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM often goes to the whole process group, loader processes included."""
+
+    class Dying(tiny.TinyClips):
+        def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
+            for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
+                if number == 4:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    raise UserError("a loader process ended unexpectedly")
+                yield batch
+
+    monkeypatch.setattr(avssl.train.clips, "open_clips", Dying)
+    run(tiny.write(tmp_path), "train.save_every=100")
+    assert (tmp_path / "run" / "checkpoints" / "first" / "step-000004").is_dir()
