@@ -74,13 +74,10 @@ def probe_clip(root: str | os.PathLike[str], clip: Clip) -> Clip:
         except MediaError as error:
             reasons.append(f"picture: {error}")
     wav = clip.wav or _beside(Path(root), clip)
-    if wav:
+    if wav or path.suffix.lower() == ".wav":  # both are read by soundfile
         try:
-            found |= {
-                "wav": wav,
-                "has_audio": True,
-                "sound_duration": wav_seconds(Path(root) / wav),
-            }
+            seconds = wav_seconds(Path(root) / (wav or clip.path))
+            found |= {"wav": wav, "has_audio": True, "sound_duration": seconds}
         except MediaError as error:
             reasons.append(f"sound: {error}")
     elif has_audio:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import threading
@@ -58,6 +59,14 @@ def follow(parent: int) -> None:
 
 
 def _watch(parent: int) -> None:
+    """The fork server lives as long as its children: they must notice the parent's end."""
+    try:
+        select.select([os.pidfd_open(parent)], [], [])  # ready once it ended, reaped or not
+        os._exit(1)
+    except ProcessLookupError:
+        os._exit(1)
+    except (AttributeError, OSError):  # not on every system
+        pass
     while True:
         time.sleep(1)
         try:

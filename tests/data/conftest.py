@@ -27,7 +27,7 @@ def picture(number: int) -> np.ndarray:
     image = np.full((HEIGHT, WIDTH, 3), 96, np.uint8)
     for bit in range(_BITS):
         value = 255 * (number >> bit & 1)
-        column = slice(2 * _BLOCK + bit * _BLOCK, 3 * _BLOCK + bit * _BLOCK)
+        column = slice((6 + bit) * _BLOCK, (7 + bit) * _BLOCK)
         image[_BLOCK : 3 * _BLOCK, column] = value
         image[3 * _BLOCK : 5 * _BLOCK, column] = 255 - value
     image[6 * _BLOCK :, :] = 255 if number == FLASH else 0
@@ -36,17 +36,18 @@ def picture(number: int) -> np.ndarray:
 
 
 def number_in(image: np.ndarray) -> int:
-    """The number that a picture of any size carries; -1 if it cannot be read."""
+    """The number that a picture of any size, also its centre crop, carries; -1 if unreadable."""
     height, width = image.shape[:2]
+    whole = height * WIDTH / HEIGHT  # pixels: width before a crop
     gray = image.astype(np.float32).mean(2)
 
     def level(x: float, y: float) -> float:
-        row, column = int(y / HEIGHT * height), int(x / WIDTH * width)
+        row, column = int(y / HEIGHT * height), int((width - whole) / 2 + x / WIDTH * whole)
         return float(gray[row - 1 : row + 2, column - 1 : column + 2].mean())
 
     number = 0
     for bit in range(_BITS):
-        x = 2.5 * _BLOCK + bit * _BLOCK
+        x = (6.5 + bit) * _BLOCK
         upper, lower = level(x, 2 * _BLOCK), level(x, 4 * _BLOCK)
         if abs(upper - lower) < 64:
             return -1

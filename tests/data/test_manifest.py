@@ -1,0 +1,103 @@
+"""Manifests: what survives a round trip, what is refused, and splits that depend on paths alone."""
+
+from pathlib import Path
+
+import pytest
+
+from avssl.data.manifest import Clip, Manifest, hash_split
+from avssl.data.scan import folder_clips
+from avssl.errors import UserError
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "manifest.csv"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    clips = [
+        Clip(path="a/-dash, comma.mp4", label="إستمرار", text='says "hi",\nthen more', split="val"),
+        Clip(
+            path="b.mp4", start=0.5, end=2.25, reader="decord", has_video=True, has_audio=False,
+            duration=3.003, fps=29.97, frames=90, width=320, height=240, rotation=270,
+            sound_offset=-0.0213, reason="sound: damaged", extra={"fold": "3"},
+        ),
+    ]  # fmt: skip
+    Manifest(tmp_path, clips).write(tmp_path / "manifest.csv")
+    again = Manifest.read(tmp_path / "manifest.csv")
+    assert again.clips[1] == clips[1]
+    assert again.clips[0] == Clip(**{**vars(clips[0]), "extra": {"fold": ""}})
+    assert [clip.scanned for clip in again.clips] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "path", ["../x.mp4", "a/../../x.mp4", "/etc/passwd", "a\\..\\..\\x.mp4", "C:/x.mp4"]
+)
+@pytest.mark.parametrize("column", ["path", "wav"])
+def test_rows_cannot_leave_the_folder(tmp_path: Path, path: str, column: str) -> None:
+    good = "x.mp4," if column == "wav" else ","
+    row = f"x.mp4,{path}" if column == "wav" else f"{path},"
+    file = write(tmp_path, f"path,wav\n{good if column == 'wav' else 'x.mp4,'}\n{row}\n")
+    with pytest.raises(UserError, match=r"manifest.csv, line 3: path .* outside"):
+        Manifest.read(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\nx.mp4,a\n", "no column 'path'"),
+        ("path,start\nx.mp4,soon\n", "line 2: column 'start' holds 'soon'"),
+        ("path,frames\nx.mp4,nan\n", "line 2: column 'frames' holds 'nan'"),
+        ("path,start,end\nx.mp4,2,1\n", "enclose nothing"),
+        ("path,split\nx.mp4,dev\n", "split 'dev' is none of train, val, test"),
+        ("path,label\nx.mp4,a,b\n", "more cells than columns"),
+        ("path\n", "lists no clip"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Manifest.read(write(tmp_path, text))
+
+
+def test_a_missing_manifest_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        Manifest.read(tmp_path / "none.csv")
+
+
+def test_folder_names_are_labels_and_splits_follow_paths(tmp_path: Path) -> None:
+    names = [f"{label}/{number:03d}.mp4" for label in ("cat", "dog") for number in range(100)]
+    for name in [*names, "cat/000.wav", "dog/.hidden.mp4", "dog/notes.txt"]:
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    manifest = Manifest(tmp_path, folder_clips(tmp_path, tmp_path)).with_splits()
+    assert [clip.path for clip in manifest.clips] == names
+    assert manifest.classes() == ["cat", "dog"]
+    assert {clip.label for clip in manifest.clips[:100]} == {"cat"}
+    counts = [sum(clip.split == split for clip in manifest.clips) for split in ("val", "test")]
+    assert all(8 <= count <= 32 for count in counts)
+    fewer = Manifest(tmp_path, manifest.clips[::3]).with_splits()
+    assert [clip.split for clip in fewer.clips] == [hash_split(clip.path) for clip in fewer.clips]
+
+
+def test_one_folder_gives_no_labels_and_given_splits_stay(tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "a.mp4").touch()
+    assert [clip.label for clip in folder_clips(tmp_path, tmp_path)] == [""]
+    clips = [Clip(path="a.mp4", split="test"), Clip(path="b.mp4")]
+    assert [clip.split for clip in Manifest(tmp_path, clips).with_splits().clips] == ["test", ""]
+
+
+def test_numeric_labels_are_ordered_by_value(tmp_path: Path) -> None:
+    clips = [Clip(path=f"{label}.mp4", label=label) for label in ("10", "9", "0")]
+    assert Manifest(tmp_path, clips).classes() == ["0", "9", "10"]
+
+
+def test_a_folder_outside_the_manifests_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match="does not lie below"):
+        folder_clips(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(UserError, match="no media file"):
+        folder_clips(tmp_path / "a", tmp_path)
