@@ -105,8 +105,10 @@ def _compiles(graph: Graph, batch: dict[str, Tensor]) -> bool:
     torch.manual_seed(0)
     expected = graph(batch)
     torch.manual_seed(0)
-    losses = torch.compile(graph, fullgraph=True)(batch)
+    # with the eager generator, for else the masks would be others
+    compiled = torch.compile(graph, fullgraph=True, options={"fallback_random": True})
+    losses = compiled(batch)
     torch.stack(list(losses.values())).sum().backward()
     far = max((losses[name] - expected[name]).abs().item() for name in expected)
     print(f"torch.compile(fullgraph=True): no break, losses differ by at most {far:.1e}")
-    return far < 1e-2  # the compiled draws may differ; the losses of random masks hardly do
+    return far < 1e-3

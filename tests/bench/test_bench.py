@@ -1,0 +1,44 @@
+"""Benchmarks run, say what they skip and why, and refuse unknown names without a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from avssl.bench import attention
+from avssl.bench.timing import alternate, median_ratio
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_attention_table_names_what_was_skipped(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--tokens", "5", "7", "--batch", "1", "--heads", "2", "--width", "8"]
+    assert attention.main([*options, "--rounds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-2].split()[0] == "5" and out.splitlines()[-1].split()[0] == "7"
+    if not torch.cuda.is_available():
+        assert "skipped xformers" in out and "needs CUDA" in out
+
+
+def test_calls_alternate_and_their_times_pair_up() -> None:
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) for name in ("a", "b")}
+    times = alternate(calls, rounds=3)
+    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]  # the first round is the warm-up
+    assert [len(times[name]) for name in ("a", "b")] == [3, 3]
+    assert median_ratio({"a": [1.0, 2.0, 9.0], "b": [1.0, 1.0, 3.0]}, "a", "b") == 2.0
+
+
+def test_unknown_benchmark_ends_with_code_2_and_the_choices() -> None:
+    ran = subprocess.run(
+        [sys.executable, "tools/bench.py", "grph"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr == "error: no benchmark 'grph': choose one of graph, attention, data\n"
