@@ -3,7 +3,8 @@
 Letters: B batch, N samples, T pictures or filterbank rows, F mel bins, H W height and width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,7 +132,8 @@ class ClipDataset(Dataset[Sample]):
         for name, recipe in self.config.inputs.items():
             stacked = torch.from_numpy(np.stack([sample.inputs[name] for sample in samples]))
             if isinstance(recipe, FbankConfig):
-                features = fbank(stacked, sample_rate=recipe.sample_rate, bins=recipe.bins)
+                with _one_thread():
+                    features = fbank(stacked, sample_rate=recipe.sample_rate, bins=recipe.bins)
                 features = fit_frames(features, recipe.frames)
                 batch[name] = normalize(features, mean=recipe.mean, std=recipe.std).unsqueeze(1)
             else:
@@ -217,6 +219,18 @@ class ClipDataset(Dataset[Sample]):
         if flip:
             pictures = pictures[:, :, ::-1]
         return np.ascontiguousarray(pictures.transpose(3, 0, 1, 2))  # [3, T, H, W]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small operations in one thread, where no worker process has set that already: starting
+    threads for each costs more than it gains, and very much more on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def extent(clip: Clip, *, video: bool) -> tuple[float, float]:
