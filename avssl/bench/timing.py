@@ -8,7 +8,12 @@ from typing import Any
 import torch
 
 
-def alternate(calls: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:
+def alternate(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Time each call once per round, in an order that turns every round, after a warm-up round.
 
     Returns:
@@ -20,11 +25,11 @@ def alternate(calls: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[st
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             _synchronize()
-            start = time.perf_counter()
+            start = clock()
             calls[name]()
             _synchronize()
             if number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return times
 
 
