@@ -98,7 +98,8 @@ def main(argv: Sequence[str]) -> int:
     ratio = median_ratio(times, "graph", "by hand")
     within = abs(ratio - 1) <= TOLERANCE
     print(
-        f"step of {options.batch} clips on {device}, median of {options.rounds} alternating rounds"
+        f"step of {options.batch} clips on {device}, median {options.clock} time of "
+        f"{options.rounds} alternating rounds"
     )
     for name, values in times.items():
         print(f"  {name:10} {1000 * statistics.median(values):9.2f} ms")
