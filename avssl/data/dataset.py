@@ -116,6 +116,10 @@ class ClipDataset(Dataset[Sample]):
             except (MediaError, TimeoutError) as error:
                 failures.append((self.clips[chosen].path, str(error)))
                 continue
+            except Exception as error:  # decoders raise what they like; no clip may end a run
+                reason = f"{type(error).__name__}: {error}"
+                failures.append((self.clips[chosen].path, reason))
+                continue
             return Sample(inputs, self.rows[chosen], self.labels[chosen], attempt > 0, failures)
         return Sample({}, self.rows[index], self.labels[index], True, failures)
 

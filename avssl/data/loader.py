@@ -143,18 +143,25 @@ class Loader:
         )
         with without_main():
             iterator = iter(loader)
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                message = _death(iterator, error)
-                if message is None:
-                    raise
-                raise UserError(message) from None
-            watch.add(batch)
-            yield self.dataset.finish(batch, self.device)
+        processes = list(getattr(iterator, "_workers", []))
+        try:
+            while True:
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    message = _death(processes, error)
+                    if message is None:
+                        raise
+                    raise UserError(message) from None
+                watch.add(batch)
+                yield self.dataset.finish(batch, self.device)
+        finally:
+            del iterator  # ends the workers, and waits some seconds for them
+            for process in processes:
+                if process.is_alive():
+                    process.kill()
 
 
 class _TrainBatches(Sequence[list[Item]]):
@@ -215,16 +222,18 @@ class _Worker:
         follow(self.parent)
 
 
-def _death(iterator: Any, error: RuntimeError) -> str | None:
+def _death(processes: Sequence[Any], error: RuntimeError) -> str | None:
     """What to tell when the error means that a worker process died; None if it does not."""
-    if "worker" not in str(error) or ("exited" not in str(error) and "killed" not in str(error)):
+    text = str(error)
+    if "worker" not in text or not ("exited" in text or "killed" in text):
         return None
-    codes = [process.exitcode for process in getattr(iterator, "_workers", [])]
-    code = next((code for code in codes if code), None)
-    if code is None or code > 0:
-        advice = "set data.workers=0 to see the error itself"
-    elif -code == signal.SIGKILL:
+    code = next((process.exitcode for process in processes if process.exitcode), None)
+    if code == -signal.SIGKILL:
         advice = "lower data.workers, data.prefetch or data.batch"
-    else:
+    elif code == -signal.SIGBUS:
+        advice = "/dev/shm is full: give the container more (--shm-size) or lower data.prefetch"
+    elif code is not None and code < 0:
         advice = "find the file with tools/check_data.py"
+    else:
+        advice = "set data.workers=0 to see the error itself"
     return f"a loader process {death(code)}: {advice}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+from avssl.data.container import MediaError
 from avssl.data.processes import death, follow, server_context, without_main
 
 Item = TypeVar("Item")
@@ -103,6 +104,8 @@ def _serve(connection: Connection, function: Callable[..., Any], parent: int) ->
             return
         try:
             result = function(item)
+        except MediaError as error:
+            result = Failure(str(error))
         except Exception as error:
             result = Failure(f"{type(error).__name__}: {error}")
         connection.send(result)

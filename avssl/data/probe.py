@@ -91,6 +91,9 @@ def probe_clip(root: str | os.PathLike[str], clip: Clip) -> Clip:
         found["duration"] = found["sound_duration"]
     if not has_video and not has_audio and not wav:
         reasons.append("has neither picture nor sound")
+    for name, value in found.items():
+        if isinstance(value, float):
+            found[name] = round(value, 6)  # as a manifest holds it: both give the same windows
     return dataclasses.replace(clip, **found, reason="; ".join(reasons))  # type: ignore[arg-type]
 
 

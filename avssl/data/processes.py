@@ -53,8 +53,13 @@ def without_main() -> Iterator[None]:
 
 
 def follow(parent: int) -> None:
-    """In a helper process: leave Ctrl-C to the parent, and end soon after the parent is gone."""
+    """In a helper process: leave signals to the parent, and end as soon as the parent is gone.
+
+    Ctrl-C and job schedulers signal all processes of a run, but the parent needs its helpers up to
+    its last checkpoint.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True, name="avssl-parent").start()
 
 

@@ -19,11 +19,11 @@ from avssl.data.media import read_clip_sound, scaled_size
 from avssl.data.pictures import EARLY, converted, shown_pictures
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip
-from avssl.data.scan import ProgressLine, folder_clips
+from avssl.data.scan import ProgressLine, ScanCache, folder_clips
 from avssl.errors import UserError
 
 _CLOCK = 90000  # Hz: holds the times of all usual frame rates exactly
-_SETTINGS = ".prepared.json"
+_SETTINGS, _DONE = ".prepared.json", ".prepared.jsonl"
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,29 @@ def prepare_clips(
         raise UserError(f"{target} is the folder of the clips themselves: name another one")
     _claim(target, settings)
     jobs = _jobs(manifest, target)
+    kept = ScanCache(target / _DONE, target)
+    prepared = {path: row for path, job in jobs.items() if (row := _finished(job, kept))}
+    failures = {path: clip.reason for path, clip in prepared.items() if clip.reason}
+    paths = [path for path in jobs if path not in prepared]
+    if prepared:
+        print(f"{len(prepared)} of {len(jobs)} files are prepared already")
     progress = ProgressLine("prepared")
     results = guarded_map(
-        functools.partial(_prepare, settings), list(jobs.values()), workers=workers, limit=limit
+        functools.partial(_prepare, settings),
+        [jobs[path] for path in paths],
+        workers=workers,
+        limit=limit,
     )
-    prepared: dict[str, Clip] = {}
-    failures: dict[str, str] = {}
-    paths = list(jobs)
     for done, (position, result) in enumerate(results, 1):
+        path = paths[position]
         if isinstance(result, Failure):
-            failures[paths[position]] = result.reason
+            failures[path] = result.reason
         else:
-            prepared[paths[position]] = result
+            prepared[path] = result
+            kept.put(Clip(path=result.path), result)
             if result.reason:
-                failures[paths[position]] = result.reason
-        progress(done, len(jobs), len(failures))
+                failures[path] = result.reason
+        progress(done, len(paths), len(failures))
     rows = [_row(clip, prepared[clip.path]) for clip in manifest.clips if clip.path in prepared]
     if rows:
         Manifest(target, rows).write(target / "manifest.csv")
@@ -140,17 +148,23 @@ def _regular(shown, fps: float | None, duration: float):  # type: ignore[no-unty
         number += 1
 
 
+def _finished(job: _Job, kept: ScanCache) -> Clip | None:
+    """The row of a copy that an earlier call made and that is newer than its source."""
+    for suffix in (".mp4", ".wav"):
+        done = kept.get(Clip(path=job.name + suffix))
+        if done is None:
+            continue
+        source, copy = Path(job.source) / job.clip.path, Path(job.target) / done.path
+        if source.exists() and copy.stat().st_mtime >= source.stat().st_mtime:
+            return done
+    return None
+
+
 def _prepare(settings: Target, job: _Job) -> Clip:
     """In a helper process: make one file's copies; the row of the copy."""
     folder = Path(job.target)
     video, wav = folder / f"{job.name}.mp4", folder / f"{job.name}.wav"
     source = Path(job.source) / job.clip.path
-    for made in (video, wav):
-        newer = made.exists() and made.stat().st_mtime >= source.stat().st_mtime
-        if newer and (made == video or not video.exists()):
-            done = probe_clip(folder, Clip(path=made.relative_to(folder).as_posix()))
-            if not done.reason and done.has_video == (made == video):
-                return done
     clip = probe_clip(job.source, job.clip)
     if not clip.has_video and not clip.has_audio:
         raise MediaError(clip.reason)
