@@ -15,10 +15,11 @@ from avssl.errors import UserError
 from avssl.graph.graph import Graph
 from avssl.train import checkpoint, health, probes
 from avssl.train.checkpoint import Progress
+from avssl.train.flops import flops_per_clip, peak_flops
 from avssl.train.metrics import MetricsWriter
 from avssl.train.optimizer import make_optimizer, peak_lr, trained_parameters
 from avssl.train.parallel import World, spread
-from avssl.train.progress import Reporter, now
+from avssl.train.progress import Job, Reporter, now
 from avssl.train.run_folder import RunFolder
 from avssl.train.step import Recipe, train_step
 from avssl.train.weights import stage_weights
@@ -88,7 +89,7 @@ def train_stage(session: Session, instance: Instance, done: dict[str, int]) -> b
         instance: what to train.
         done: finished stages and their steps, whose lines stay in metrics.jsonl.
     """
-    config, world, folder = session.experiment.config, session.world, session.folder
+    world, folder = session.world, session.folder
     stage = prepare(session, instance)
     if world.main:
         folder.keep_metrics({**done, stage.name: stage.start if stage.start else -1})
@@ -101,16 +102,7 @@ def train_stage(session: Session, instance: Instance, done: dict[str, int]) -> b
         writer = stack.enter_context(
             MetricsWriter(folder, stage.name, step=stage.start, active=world.main)
         )
-        report = stack.enter_context(
-            Reporter(
-                stage.name,
-                step=stage.start,
-                steps=stage.recipe.steps,
-                batch=config.data.batch,
-                every=config.train.log_every,
-                quiet=not world.main,
-            )
-        )
+        report = stack.enter_context(Reporter(_job(session, stage), quiet=not world.main))
         return _steps(session, stage, iter(batches), writer, report)
 
 
@@ -237,6 +229,20 @@ def _recipe(session: Session, instance: Instance, seed: int) -> Recipe:
     )
 
 
+def _job(session: Session, stage: Stage) -> Job:
+    config, world = session.experiment.config, session.world
+    peak = peak_flops(world.device) if stage.recipe.bf16 else None
+    return Job(
+        stage=stage.name,
+        start=stage.start,
+        steps=stage.recipe.steps,
+        batch=config.data.batch,
+        every=config.train.log_every,
+        flops=flops_per_clip(stage.graph.spec) if peak and world.main else 0.0,
+        peak=(peak or 0.0) * world.size,
+    )
+
+
 def stage_seed(seed: int, name: str) -> int:
     """The seed of a stage instance: a repeated stage starts from other weights and sees other
     crops."""
@@ -290,7 +296,7 @@ def _probe(writer: MetricsWriter, report: Reporter, step: int, figures: dict[str
     if figures:
         writer.write(step, figures)
         report.say(
-            f"{report.stage} step {step} probe  "
+            f"{report.job.stage} step {step} probe  "
             + "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
         )
 

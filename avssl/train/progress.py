@@ -6,51 +6,52 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 
-class Reporter:
-    """Prints the progress of one stage instance; use as a context manager.
+@dataclass(frozen=True)
+class Job:
+    """What is shown progress of.
 
-    Args:
-        stage: its name.
-        step, steps: where it starts (after a resume) and how many steps it has.
+    Attributes:
+        stage: name of the stage instance.
+        start, steps: steps done by earlier processes, and all steps of the stage.
         batch: clips per step over all processes.
         every: steps between two plain lines.
-        quiet: print nothing (every rank but 0).
+        flops: operations per clip in a step, and `peak` those per second that all devices could
+            do; 0 where not known.
     """
 
-    def __init__(
-        self, stage: str, *, step: int, steps: int, batch: int, every: int, quiet: bool
-    ) -> None:
-        self.stage, self.steps, self.batch, self.every, self.quiet = (
-            stage,
-            steps,
-            batch,
-            every,
-            quiet,
-        )
-        self.recent: deque[tuple[float, float]] = deque(maxlen=max(every, 20))
+    stage: str
+    start: int
+    steps: int
+    batch: int
+    every: int
+    flops: float = 0.0
+    peak: float = 0.0
+
+
+class Reporter:
+    """Prints the progress of one job; use as a context manager. A quiet one prints nothing."""
+
+    def __init__(self, job: Job, *, quiet: bool) -> None:
+        self.job, self.quiet = job, quiet
+        self.recent: deque[tuple[float, float]] = deque(maxlen=max(job.every, 20))
         self.bar: Bar | None = None
-        self.start = step
-        self.skipped = False
+        self.warm = False
 
     def __enter__(self) -> Reporter:
         if not self.quiet and sys.stdout.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = (
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[text]}"),
-            )
-            self.bar = Progress(*columns)
-            self.task = self.bar.add_task(
-                self.stage, total=self.steps, completed=self.start, text=""
-            )
+            text = TextColumn("[bold]{task.description}"), TextColumn("{task.fields[text]}")
+            self.bar = Progress(text[0], BarColumn(bar_width=20), text[1])
+            job = self.job
+            self.task = self.bar.add_task(job.stage, total=job.steps, completed=job.start, text="")
             self.bar.start()
         return self
 
@@ -69,40 +70,36 @@ class Reporter:
 
     def step(self, step: int, metrics: dict[str, float], *, seconds: float, waited: float) -> None:
         """Show step number `step` (from 1) that took `seconds`, `waited` of them for data."""
-        if (
-            self.skipped
-        ):  # the first step of a process compiles and warms up: it would spoil the ETA
+        if self.warm:  # the first step of a process compiles and would spoil the ETA
             self.recent.append((seconds, waited))
-        self.skipped = True
-        if self.quiet or (
-            self.bar is None and step % self.every and step != self.steps and step != self.start + 1
-        ):
+        self.warm = True
+        if self.quiet:
             return
-        text = self.line(step, metrics, seconds, waited)
+        if self.recent:
+            means = [sum(times) / len(self.recent) for times in zip(*self.recent, strict=True)]
+            seconds, waited = means
+        left = clock((self.job.steps - step) * seconds)
         if self.bar is not None:
+            text = f"{step}/{self.job.steps}  loss {metrics['loss']:.4f}  ETA {left}"
             self.bar.update(self.task, completed=step, text=text)
-        else:
-            print(f"{self.stage} {text}", flush=True)
+        if step % self.job.every == 0 or step in (self.job.start + 1, self.job.steps):
+            self.say(self.line(step, metrics, seconds, waited))
 
     def line(self, step: int, metrics: dict[str, float], seconds: float, waited: float) -> str:
-        """One line: step, %, losses, learning rate, time per step, data wait, clips per second,
-        time left."""
-        if self.recent:
-            seconds, waited = (
-                sum(times) / len(self.recent) for times in zip(*self.recent, strict=True)
-            )
-        losses = " ".join(
-            f"{name[5:]} {value:.4f}" for name, value in metrics.items() if name.startswith("loss/")
-        )
+        """Step, %, losses, learning rate, step time, data wait, clips per second, time left."""
+        job = self.job
+        losses = [f"{k[5:]} {v:.4f}" for k, v in metrics.items() if k.startswith("loss/")]
         parts = [
-            f"step {step}/{self.steps} {100 * step / self.steps:.0f}%",
-            f"loss {metrics['loss']:.4f} ({losses})",
+            f"{job.stage} step {step}/{job.steps} {100 * step / job.steps:.0f}%",
+            f"loss {metrics['loss']:.4f} ({' '.join(losses)})",
             f"lr {metrics['lr']:.2e}",
             f"{1000 * seconds:.0f} ms/step",
             f"data {1000 * waited:.0f} ms {100 * waited / seconds:.0f}%",
-            f"{self.batch / seconds:.1f} clips/s",
-            f"ETA {clock((self.steps - step) * seconds)}",
+            f"{job.batch / seconds:.1f} clips/s",
+            f"ETA {clock((job.steps - step) * seconds)}",
         ]
+        if job.flops and job.peak:
+            parts.insert(-1, f"MFU {100 * job.flops * job.batch / seconds / job.peak:.1f}%")
         return "  ".join(parts)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.train import tiny
 
-STEPS = ("stages.stage1.steps=20", "stages.stage2.steps=20", "train.save_every=10")
+STEPS = ("stages.stage1.steps=20", "stages.stage2.steps=8", "train.save_every=5")
 MAVIL = tiny.CONFIGS / "mavil.yaml"
 
 
@@ -39,15 +39,14 @@ def test_two_processes_give_the_losses_of_one_under_fsdp(alone: Path, sharded: P
 def test_one_process_continues_what_two_began_under_fsdp(
     tmp_path: Path, alone: Path, sharded: Path
 ) -> None:
-    run = _cut_back(sharded, tmp_path / "run", stage1=10, stage2=0)
+    run = _cut_back(sharded, tmp_path / "run", stage1=15, stage2=0)
     _one(run, tmp_path / "log")
     compare(tiny.metrics(alone), tiny.metrics(run))
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
-def test_two_processes_continue_what_one_began(tmp_path: Path, alone: Path, mode: str) -> None:
-    run = _cut_back(alone, tmp_path / "run", stage1=20, stage2=10)
-    _two(run, tmp_path / "log", mode)
+def test_two_processes_continue_what_one_began(tmp_path: Path, alone: Path) -> None:
+    run = _cut_back(alone, tmp_path / "run", stage1=20, stage2=5)
+    _two(run, tmp_path / "log", "fsdp")
     compare(tiny.metrics(alone), tiny.metrics(run))
 
 
@@ -64,7 +63,7 @@ def _two(run: Path, log: Path, mode: str) -> None:
 
 def compare(expected: list[dict], found: list[dict]) -> None:
     """Losses equal to 1e-5 relative; gradient and update norms to 1e-3."""
-    assert len(expected) == len(found) == 40
+    assert len(expected) == len(found) == 28
     for a, b in zip(expected, found, strict=True):
         assert (a["stage"], a["step"]) == (b["stage"], b["step"])
         for name, value in a.items():
