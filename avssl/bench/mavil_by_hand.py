@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class Tower(nn.Module):
-    """Patches, positions, seen patches, CLS, blocks. Gives tokens and their mean without CLS."""
+    """Seen patches, positions, CLS, blocks. Gives tokens and their mean without CLS."""
 
     position: Tensor
 
@@ -61,8 +61,9 @@ class Tower(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
 
     def forward(self, x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.patch(x).flatten(2).transpose(1, 2) + self.position
         x = torch.gather(x, 1, keep[:, :, None].expand(-1, -1, x.shape[-1]))
+        x = F.linear(x, self.patch.weight.flatten(1), self.patch.bias)
+        x = x + self.position[0].index_select(0, keep.flatten()).view_as(x)
         x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x)
@@ -169,19 +170,21 @@ class MavilByHand(nn.Module):
         b, device = len(audio), audio.device
         keep_a, restore_a, mask_a = self.mask(b, "audio", device)
         keep_v, restore_v, mask_v = self.mask(b, "video", device)
-        a, pooled_a = self.audio(audio, keep_a)
-        v, pooled_v = self.video(video, keep_v)
+        p, q, t = self.p, self.q, self.t
+        rows = audio.unfold(2, p, p).unfold(3, p, p)  # [B, 1, T/p, F/p, p, p]
+        tubes = video.unfold(2, t, t).unfold(3, q, q).unfold(4, q, q)
+        a_patches = rows.permute(0, 2, 3, 1, 4, 5).reshape(b, self.patches["audio"], -1)
+        v_patches = tubes.permute(0, 2, 3, 4, 1, 5, 6, 7).reshape(b, self.patches["video"], -1)
+        a, pooled_a = self.audio(a_patches, keep_a)
+        v, pooled_v = self.video(v_patches, keep_v)
         x = self.fusion(torch.cat([a, v], dim=1))
         a_out = self.audio_head(self.audio_decoder(x[:, : a.shape[1]], restore_a))
         v_out = self.video_head(self.video_decoder(x[:, a.shape[1] :], restore_v))
         keep_a, _, _ = self.mask(b, "audio", device)
         keep_v, _, _ = self.mask(b, "video", device)
-        _, other_a = self.audio(audio, keep_a)
-        _, other_v = self.video(video, keep_v)
-        p, q, t = self.p, self.q, self.t
-        rows = audio.unfold(2, p, p).unfold(3, p, p)  # [B, 1, T/p, F/p, p, p]
+        _, other_a = self.audio(a_patches, keep_a)
+        _, other_v = self.video(v_patches, keep_v)
         a_target = rows.permute(0, 2, 3, 4, 5, 1).reshape(b, self.patches["audio"], -1)
-        tubes = video.unfold(2, t, t).unfold(3, q, q).unfold(4, q, q)
         v_target = tubes.permute(0, 2, 3, 4, 5, 6, 7, 1).reshape(b, self.patches["video"], -1)
         tau, tau_intra = float(args["inter_temperature"]), float(args["intra_temperature"])
         return {
@@ -196,7 +199,8 @@ class MavilByHand(nn.Module):
 
 
 def _masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    mean, variance = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
+    mean = target.mean(-1, keepdim=True)
+    variance = (target - mean).square().sum(-1, keepdim=True) / (target.shape[-1] - 1)
     target = (target - mean) / (variance + 1e-6).sqrt()
     error = (prediction.float() - target.float()).square().mean(-1)
     return (error * mask).sum() / mask.sum()

@@ -2,7 +2,7 @@
 
 2-D as in MAE (arXiv 2111.06377), separable 3-D as in MAE-ST (arXiv 2205.09113).
 
-Letters: B batch, N patches, D width.
+Letters: B batch, N patches, K kept patches, D width.
 """
 
 import torch
@@ -67,8 +67,12 @@ class _FixedPositions(nn.Module):
         self.table[:, : int(self.cls)] = 0
         self.table[:, int(self.cls) :] = codes.to(self.table)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, N, D], or [B, 1 + N, D] with ``cls``. Returns the same shape."""
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """x: [B, N, D], or [B, 1 + N, D] with ``cls``; with keep [B, K], the patches that
+        x [B, K, D] are. Returns the shape of x."""
+        if keep is not None:
+            rows = keep.flatten() + int(self.cls)
+            return x + self.table[0].index_select(0, rows).view_as(x)  # [B, K, D]
         if x.shape[1] != self.table.shape[1]:
             raise ValueError(
                 f"{x.shape[1]} tokens came, but the positions are those of {self.table.shape[1]} "

@@ -1,13 +1,42 @@
 """Stems: from pictures, spectrograms and clips to tokens.
 
-Letters: B batch, C channels, T frames, H W height width, N patches, D width.
+Letters: B batch, C channels, T frames, H W height width, N patches, K kept patches, D width.
 """
 
+import math
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avssl.blocks.init import init_layers
 from avssl.ops.patches import patch_grid
 from avssl.registry import register
+
+
+def embed_patches(x: Tensor, proj: nn.Conv2d | nn.Conv3d, keep: Tensor | None) -> Tensor:
+    """What a convolution with stride = kernel gives, at the kept patches alone.
+
+    The convolution holds the weights in the layout of every ViT, but is done as one product, so
+    that hidden patches cost nothing.
+
+    Args:
+        x: [B, C, *size], whole patches, else ValueError.
+        proj: the convolution.
+        keep: patches to embed, int64 [B, K]; all when None.
+
+    Returns:
+        [B, K, D], or [B, N, D].
+    """
+    patch = proj.kernel_size
+    grid = patch_grid(x.shape[2:], patch)
+    pairs = [length for pair in zip(grid, patch, strict=True) for length in pair]
+    axes = len(patch)
+    x = x.reshape(*x.shape[:2], *pairs)  # [B, C, g0, p0, g1, p1, ...]
+    x = x.permute(0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2))
+    x = x.reshape(x.shape[0], math.prod(grid), -1)  # [B, N, C * patch]
+    if keep is not None:
+        x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[2]))  # [B, K, C * patch]
+    return F.linear(x, proj.weight.flatten(1), proj.bias)
 
 
 @register("patch_embed_2d")
@@ -32,17 +61,15 @@ class PatchEmbed2d(nn.Module):
         super().__init__()
         if len(patch) != 2:
             raise ValueError(f"patch_embed_2d needs a patch of 2 lengths, not {patch}")
-        self.patch = list(patch)
         rows, columns = patch
         self.proj = nn.Conv2d(channels, width, (rows, columns), (rows, columns))
 
     def init_weights(self) -> None:
         init_layers(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, C, H, W], whole patches, else ValueError. Returns [B, N, D]."""
-        patch_grid(x.shape[2:], self.patch)
-        return self.proj(x).flatten(2).transpose(1, 2)  # [B, N, D]
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """x: [B, C, H, W], whole patches; keep: [B, K]. Returns [B, K, D], [B, N, D] without."""
+        return embed_patches(x, self.proj, keep)
 
 
 @register("patch_embed_3d")
@@ -67,14 +94,12 @@ class PatchEmbed3d(nn.Module):
         super().__init__()
         if len(patch) != 3:
             raise ValueError(f"patch_embed_3d needs a patch of 3 lengths, not {patch}")
-        self.patch = list(patch)
         frames, rows, columns = patch
         self.proj = nn.Conv3d(channels, width, (frames, rows, columns), (frames, rows, columns))
 
     def init_weights(self) -> None:
         init_layers(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, C, T, H, W], whole patches, else ValueError. Returns [B, N, D]."""
-        patch_grid(x.shape[2:], self.patch)
-        return self.proj(x).flatten(2).transpose(1, 2)  # [B, N, D]
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """x: [B, C, T, H, W], whole patches; keep: [B, K]. Returns [B, K, D], [B, N, D] without."""
+        return embed_patches(x, self.proj, keep)

@@ -41,23 +41,6 @@ class ClsToken(nn.Module):
         return torch.cat([cls, x], dim=1)  # [B, 1 + K, D]
 
 
-@register("keep_tokens")
-class KeepTokens(nn.Module):
-    """Drops all but the kept tokens; passes everything where no ``keep`` comes (no mask).
-
-    Example::
-
-        KeepTokens()(torch.zeros(2, 512, 768), torch.zeros(2, 102, dtype=torch.int64)).shape
-        # [2, 102, 768]
-    """
-
-    outputs = ("tokens",)
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x: [B, N, D], keep: int64 [B, K] of token indices. Returns [B, K, D]."""
-        return x if keep is None else gather_tokens(x, keep)
-
-
 @register("restore_tokens")
 class RestoreTokens(nn.Module):
     """Fills the places of dropped tokens with a learned mask token, in the original order.

@@ -75,4 +75,6 @@ def patch_statistics(patches: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor
         two tensors [B, N, 1].
     """
     mean = patches.mean(-1, keepdim=True)  # [B, N, 1]
-    return mean, (patches.var(-1, keepdim=True) + eps).sqrt()  # [B, N, 1]
+    # torch.var runs Welford's recurrence, which is several times slower on a CPU.
+    variance = (patches - mean).square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)
+    return mean, (variance + eps).sqrt()  # [B, N, 1]

@@ -23,7 +23,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
     "contrast_health": ({}, {"a": VECTORS, "b": VECTORS.flip(1)}),
     "drop_cls": ({}, {"x": TOKENS}),
     "info_nce": ({"temperature": 0.1, "two_way": True}, {"a": VECTORS, "b": VECTORS.flip(1)}),
-    "keep_tokens": ({}, {"x": TOKENS, "keep": torch.tensor([[0, 3], [5, 1]])}),
     "layer_norm": ({"width": 16}, {"x": TOKENS}),
     "linear": ({"width": 16, "out": 4}, {"x": TOKENS}),
     "masked_mse": ({}, {"prediction": TOKENS, "target": TOKENS.flip(0), "mask": MASK}),

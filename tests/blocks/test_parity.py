@@ -15,7 +15,7 @@ from avssl.blocks.masks import RandomMask
 from avssl.blocks.positions import SinCos2d
 from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d
 from avssl.blocks.targets import Patchify2d
-from avssl.blocks.tokens import ClsToken, DropCls, KeepTokens, RestoreTokens
+from avssl.blocks.tokens import ClsToken, DropCls, RestoreTokens
 from avssl.blocks.transformer import Transformer
 from avssl.losses.reconstruction import MaskedMse
 
@@ -70,7 +70,7 @@ class Mae(nn.Module):
         self.stem = PatchEmbed2d(channels=3, width=width, patch=patch)
         self.positions = SinCos2d(width=width, size=size, patch=patch)
         self.mask = RandomMask(ratio=config.mask_ratio, patch=patch)
-        self.visible, self.cls, self.drop = KeepTokens(), ClsToken(width=width), DropCls()
+        self.cls, self.drop = ClsToken(width=width), DropCls()
         self.encoder = Transformer(
             width=width, depth=config.num_hidden_layers, heads=config.num_attention_heads
         )
@@ -123,7 +123,8 @@ class Mae(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         masks = self.mask(image)
-        x = self.cls(self.visible(self.positions(self.stem(image)), masks["keep"]))
+        keep = masks["keep"]
+        x = self.cls(self.positions(self.stem(image, keep), keep))
         x = self.restore(self.embed(self.norm(self.encoder(x))), masks["restore"])
         x = self.decoder_norm(self.decoder(self.decoder_positions(x)))
         prediction = self.head(self.drop(x))

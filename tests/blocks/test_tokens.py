@@ -7,16 +7,10 @@ from avssl.blocks.tokens import (
     ClsToken,
     ConcatTokens,
     DropCls,
-    KeepTokens,
     MeanPool,
     RestoreTokens,
     SplitTokens,
 )
-
-
-def test_no_keep_passes_everything() -> None:
-    x = torch.randn(2, 5, 3)
-    assert KeepTokens()(x) is x
 
 
 def test_cls_is_in_front_and_left_out_of_the_mean() -> None:

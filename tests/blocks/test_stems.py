@@ -1,0 +1,42 @@
+"""Stems embed the kept patches alone: the same tokens as a convolution over everything."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from avssl.blocks.positions import SinCos2d, SinCos3d
+from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d
+from avssl.blocks.tokens import gather_tokens
+
+STEMS = {
+    "2d": (PatchEmbed2d(channels=1, width=16, patch=[4, 8]), SinCos2d, [12, 16], [4, 8]),
+    "3d": (PatchEmbed3d(channels=3, width=16, patch=[2, 4, 4]), SinCos3d, [4, 8, 12], [2, 4, 4]),
+}
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_kept_patches_equal_the_convolution(name: str) -> None:
+    stem, _, size, _ = STEMS[name]
+    stem.init_weights()
+    channels = stem.proj.in_channels
+    x = torch.randn(2, channels, *size)
+    everything = stem.proj(x).flatten(2).transpose(1, 2)
+    keep = torch.stack([torch.randperm(everything.shape[1])[:3] for _ in range(2)])
+    torch.testing.assert_close(stem(x), everything, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(stem(x, keep), gather_tokens(everything, keep), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_kept_positions_are_those_of_the_patches(name: str) -> None:
+    _, cls, size, patch = STEMS[name]
+    positions: nn.Module = cls(width=16, size=size, patch=patch)
+    positions.init_weights()
+    tokens: Tensor = torch.randn(2, positions.table.shape[1], 16)
+    keep = torch.stack([torch.randperm(tokens.shape[1])[:3] for _ in range(2)])
+    kept = positions(gather_tokens(tokens, keep), keep)
+    assert torch.equal(kept, gather_tokens(positions(tokens), keep))
+
+
+def test_parts_of_patches_are_refused() -> None:
+    with pytest.raises(ValueError, match="whole number of patches"):
+        STEMS["2d"][0](torch.randn(2, 1, 13, 16))
