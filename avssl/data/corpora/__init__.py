@@ -1,4 +1,4 @@
-"""Built-in corpora: real files rendered once into a cache, so that a first run needs nothing to download."""
+"""Built-in corpora: real files rendered once, so that a first run needs nothing to download."""
 
 from avssl.data.corpora.cache import ensure_corpus
 

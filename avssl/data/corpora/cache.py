@@ -31,7 +31,8 @@ def ensure_corpus(
     """The manifest of a built-in corpus, rendered first if this cache does not hold it.
 
     Args:
-        name: `scenes` (2,600 clips: 2,000 train, 200 val, 400 test) or `scenes-<clips>` for another number.
+        name: `scenes` (2,600 clips: 2,000 train, 200 val, 400 test), or `scenes-<clips>` for
+            another number.
         cache: folder; `$AVSSL_CACHE` or `~/.cache/avssl` when None.
         seed: of the corpus; another seed gives other clips.
         workers: render processes; one per available core when None.
@@ -39,7 +40,7 @@ def ensure_corpus(
     Raises:
         UserError: unknown corpus, a cache that cannot be written, or a full disk.
 
-    A killed render goes on where it stopped. Two processes that ask at the same time get the same files: the second
+    A killed render goes on where it stopped. Of two processes that ask at the same time, the second
     waits for the first.
     """
     sizes = _sizes(name)
@@ -71,12 +72,14 @@ def _sizes(name: str) -> dict[str, int]:
     match = re.fullmatch(r"scenes(?:-(\d+))?", name)
     if not match:
         raise UserError(
-            f"no built-in corpus '{name}'; there are 'scenes' and 'scenes-<clips>', such as scenes-48"
+            f"no built-in corpus '{name}'; there are 'scenes' and, with another number of clips, "
+            "'scenes-48' and the like"
         )
     clips, step = int(match[1] or CLIPS), len(CLASSES)
     if clips < 3 * step:
         raise UserError(
-            f"corpus '{name}' is too small: at least {3 * step} clips, one of each class in each split"
+            f"corpus '{name}' is too small: at least {3 * step} clips, "
+            "one of each class in each split"
         )
     val = max(step, round(clips / 13 / step) * step)
     test = max(step, round(clips * 2 / 13 / step) * step)
@@ -108,8 +111,8 @@ def _lock(path: Path) -> Iterator[None]:
 def _render(root: Path, sizes: dict[str, int], *, seed: int, workers: int) -> None:
     """Render what is missing, in processes of their own.
 
-    They are started as commands, not forked or spawned from this interpreter: no CUDA context, thread or unguarded
-    main script can get in the way, and a data-loading worker may start them too.
+    They are started as commands, not forked or spawned from this interpreter: no CUDA context,
+    thread or unguarded main script can get in the way, and a data-loading worker may start them.
     """
     todo = [(split, index) for split, count in sizes.items() for index in range(count)]
     total = len(todo)
@@ -173,31 +176,29 @@ def _check_space(root: Path, clips: int) -> None:
     free = shutil.disk_usage(root).free
     if free < clips * _BYTES:
         raise UserError(
-            f"the corpus needs {clips * _BYTES / 1e6:.0f} MB in {root.parent}, and {free / 1e6:.0f} MB are free; "
+            f"the corpus needs {clips * _BYTES / 1e6:.0f} MB in {root.parent}, and "
+            f"{free / 1e6:.0f} MB are free; "
             "make room or set AVSSL_CACHE to a folder on another disk"
         )
 
 
 @contextlib.contextmanager
 def _progress(title: str, total: int) -> Iterator:
-    """A bar with the time left on a terminal, a line every ten seconds elsewhere; gives `advance(count)`."""
+    """A bar with the time left on a terminal, a line every ten seconds elsewhere.
+
+    Gives `advance(count)`.
+    """
     if sys.stderr.isatty():
+        from rich import progress as bar
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
 
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            bar.TextColumn("{task.description}"),
+            bar.BarColumn(),
+            bar.MofNCompleteColumn(),
+            bar.TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with bar.Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(f"rendering {title}", total=total)
             yield lambda count: progress.advance(task, count)
         return
@@ -234,7 +235,7 @@ def _manifest(root: Path, sizes: dict[str, int], *, seed: int) -> Manifest:
                     label=scene.name,
                     text=scene.text,
                     split=split,
-                    reader="decord",
+                    reader="pyav",  # for pictures this small faster than decord, see data/probe.py
                     has_video=True,
                     has_audio=True,
                     duration=SECONDS,

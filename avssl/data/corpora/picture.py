@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from avssl.data.corpora.scene import FPS, FRAMES, RATE, STEP, TUBE_LONG, Hit, Scene
+from avssl.data.corpora.weather import add_weather
 
 SIZE = 96
 _SCALE = 2
@@ -18,13 +19,13 @@ Colour = tuple[int, ...]
 def make_picture(scene: Scene) -> np.ndarray:
     """uint8 [FRAMES, SIZE, SIZE, 3]."""
     stage = _Stage(scene)
-    paint = _PAINTERS[scene.name]
+    paint, glow = _PAINTERS[scene.name], scene.glow
     frames = np.empty((FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
     for k in range(FRAMES):
-        image = stage.start(k / FPS)
+        image = stage.start(k / FPS, glow[k * STEP])
         paint(stage, scene, k * STEP)
         frames[k] = np.asarray(image.reduce(_SCALE))
-    frames = _sensor(frames, scene)
+    frames = _sensor(add_weather(frames, scene.weather), scene)
     return frames[:, :, ::-1] if scene.look.mirrored else frames
 
 
@@ -47,7 +48,10 @@ def _rgb(hue: float, saturation: float, value: float) -> Colour:
 
 
 class _Stage:
-    """Background, camera and brushes. Lengths are the scene's; places are (x, y) above the ground at its distance."""
+    """Background, camera and brushes.
+
+    Lengths are the scene's; places are (x, y) above the ground at the scene's distance.
+    """
 
     def __init__(self, scene: Scene) -> None:
         look = scene.look
@@ -61,36 +65,24 @@ class _Stage:
         self.ink: Colour = (15, 15, 15) if dark else (240, 240, 240)
         self.shape, self.rng = look.shape, np.random.default_rng(look.seed)
         self.background = self._room(scene)
+        self.lit = self._lit()
         self.distractors = [self._distractor() for _ in range(look.distractors)]
 
     def _room(self, scene: Scene) -> Image.Image:
         """Walls, floor and back wall (the smaller, the deeper the room) under a random texture."""
         look, image = scene.look, Image.new("RGB", (_CANVAS, _CANVAS))
         brush = ImageDraw.Draw(image)
-        shade = lambda k: _rgb(
-            look.hue + 0.1 * k, look.saturation, look.value * look.light * (1 + 0.22 * k)
-        )  # noqa: E731
-        horizon, half = look.horizon * _CANVAS, 1.15 / scene.room * _CANVAS
-        left, right, top, bottom = (
-            self.centre - half,
-            self.centre + half,
-            horizon - half * 0.8,
-            horizon + half * 0.8,
-        )
-        far = 2 * _CANVAS
-        brush.rectangle((0, 0, _CANVAS, _CANVAS), fill=shade(-0.6))
-        corner = lambda x, y: (
-            x + far * np.sign(x - self.centre),
-            y + far * 0.8 * np.sign(y - horizon),
-        )  # noqa: E731
-        brush.polygon(
-            [(left, bottom), (right, bottom), corner(right, bottom), corner(left, bottom)],
-            fill=shade(0.6),
-        )
-        brush.polygon(
-            [(left, top), (right, top), corner(right, top), corner(left, top)], fill=shade(-1.2)
-        )
-        brush.rectangle((left, top, right, bottom), fill=shade(1.0))
+        shades = [
+            _rgb(look.hue + 0.1 * k, look.saturation, look.value * look.light * (1 + 0.35 * k))
+            for k in (-0.6, 0.6, -1.2, 1.0)  # side walls, floor, ceiling, back wall
+        ]
+        u, v, half = self.centre, look.horizon * _CANVAS, 1.15 / scene.room * _CANVAS
+        near, far = half * np.array([1.0, 0.8]), 3 * _CANVAS * np.array([1.0, 0.8])
+        brush.rectangle((0, 0, _CANVAS, _CANVAS), fill=shades[0])
+        for side, shade in ((1, shades[1]), (-1, shades[2])):
+            corners = [(-near[0], near[1]), near, far, (-far[0], far[1])]
+            brush.polygon([(u + x, v + side * y) for x, y in corners], fill=shade)
+        brush.rectangle((u - near[0], v - near[1], u + near[0], v + near[1]), fill=shades[3])
         cells = int(self.rng.integers(3, 14))
         texture = self.rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
         texture = np.asarray(
@@ -99,6 +91,16 @@ class _Stage:
         pixels = np.asarray(image, dtype=np.float32) * (
             1 + self.rng.uniform(0.05, 0.35) * texture[..., None]
         )
+        return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+    def _lit(self) -> Image.Image:
+        """The room in the full light of the sounding body, strongest in the scene's middle."""
+        v, u = np.mgrid[:_CANVAS, :_CANVAS].astype(np.float32)
+        u0, v0 = self.at(0.0, 0.3)
+        light = 1 / (1 + ((u - u0) ** 2 + (v - v0) ** 2) / (0.7 * self.scale) ** 2)
+        colour = 0.6 * np.array(self.body, dtype=np.float32) + 40
+        pixels = np.asarray(self.background, dtype=np.float32)
+        pixels = pixels + 0.8 * light[..., None] * colour
         return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
     def _distractor(self) -> tuple:
@@ -116,9 +118,9 @@ class _Stage:
             colour,
         )
 
-    def start(self, time: float) -> Image.Image:
+    def start(self, time: float, glow: float) -> Image.Image:
         """A fresh frame with its distractors; the brushes paint on it."""
-        image = self.background.copy()
+        image = Image.blend(self.background, self.lit, glow)
         self.brush = ImageDraw.Draw(image, "RGBA")
         for start, velocity, (size, rate, phase), radius, corners, colour in self.distractors:
             x, y = (start + velocity * time) % _CANVAS
@@ -171,7 +173,7 @@ class _Stage:
     def line(self, points: list[tuple[float, float]], width: float, colour: Colour) -> None:
         """A polyline."""
         width = max(1, round(width * self.scale))
-        self.brush.line([self.at(x, y) for x, y in points], fill=colour, width=width, joint="curve")
+        self.brush.line([self.at(x, y) for x, y in points], fill=colour, width=width)
 
     def area(self, points: list[tuple[float, float]], colour: Colour) -> None:
         """A filled polygon."""
@@ -264,9 +266,10 @@ def _drops(stage: _Stage, scene: Scene, k: int) -> None:
         for j in (0.5, 1.0):
             width = r + (0.06 + 0.3 * hit.strength) * j * age / 0.5
             stage.ring(hit.x, 0.0, width, 0.025, (*stage.ink, int(240 * fade)), flat=0.3)
+        stage.disc(hit.x, 0.0, 1.3 * r, (*stage.body, int(255 * fade)), flat=0.5)
         jet = 0.5 * hit.strength * np.sin(np.pi * min(1.0, age / 0.35))
         stage.line([(hit.x, 0.0), (hit.x, max(0.0, jet))], r * 0.9, (*stage.body, int(255 * fade)))
-    stage.line([(-0.35, height + 0.2), (0.35, height + 0.2)], 0.05, stage.ink)
+    stage.line([(-0.4, height + 0.2), (0.4, height + 0.2)], 0.6 * scene.radius, stage.body)
 
 
 def _string(stage: _Stage, scene: Scene, k: int) -> None:
@@ -274,19 +277,25 @@ def _string(stage: _Stage, scene: Scene, k: int) -> None:
     along, across = np.array([np.cos(tilt), np.sin(tilt)]), np.array([-np.sin(tilt), np.cos(tilt)])
     middle = np.array([0.0, y])
     stage.shadow(0.0, half)
-    u = np.linspace(-1, 1, 13)
+    u = np.linspace(-1, 1, 9)
     bow = np.cos(np.pi * u / 2)
-    envelope = scene.curves["envelope"][k] * 0.24
-    points = lambda size: [
-        tuple(middle + half * a * along + size * b * across) for a, b in zip(u, bow, strict=True)
-    ]  # noqa: E731
-    stage.area(points(envelope) + points(-envelope)[::-1], (*stage.body, 150))
-    now = envelope * np.cos(2 * np.pi * 6.7 * k / RATE)
-    stage.line(points(now), 0.3 * scene.radius + 0.01, stage.ink)
-    stage.line(points(now), 0.3 * scene.radius, stage.body)
+    envelope = scene.curves["envelope"][k]
+    base, bend = middle + half * u[:, None] * along, bow[:, None] * across
+    upper, lower = base + 0.24 * envelope * bend, base - 0.24 * envelope * bend
+    stage.area([*upper, *lower[::-1]], (*stage.body, 150))
+    now = base + 0.24 * envelope * np.cos(2 * np.pi * 6.7 * k / RATE) * bend
+    stage.line(now, 0.4 * scene.radius + 0.02, stage.ink)
+    stage.line(now, 0.4 * scene.radius, stage.body)
     for end in (-1, 1):
         place = middle + end * half * along
-        stage._blob(*stage.at(*place), 0.05 * stage.scale, stage.shape, 0.0, stage.body, stage.ink)
+        stage._blob(
+            *stage.at(*place),
+            0.5 * scene.radius * stage.scale,
+            stage.shape,
+            0.0,
+            stage.body,
+            stage.ink,
+        )
     for hit, age in _since(scene.hits, k / RATE, 0.2, 0.2):
         x, v = middle + across * (0.24 * hit.strength + 2 * abs(age) ** 1.0 * 0.5)
         stage.disc(x, v, 0.04, (200, 40, 40))
@@ -317,7 +326,11 @@ def _rotor(stage: _Stage, scene: Scene, k: int) -> None:
 
 
 def _whistle(stage: _Stage, scene: Scene, k: int) -> None:
-    column, breath, w = scene.curves["column"][k], scene.curves["breath"][k], 0.09
+    column, breath, w = (
+        scene.curves["column"][k],
+        scene.curves["breath"][k],
+        0.05 + 0.5 * scene.radius,
+    )
     stage.shadow(0.0, 0.15)
     stage.area(
         [(-w, 0.08), (w, 0.08), (w, TUBE_LONG + 0.1), (-w, TUBE_LONG + 0.1)], (*stage.ink, 120)
@@ -325,7 +338,7 @@ def _whistle(stage: _Stage, scene: Scene, k: int) -> None:
     stage.area([(-w, 0.08), (w, 0.08), (w, 0.08 + column), (-w, 0.08 + column)], (*stage.body, 255))
     stage.line([(-w - 0.05, 0.1 + column), (w + 0.05, 0.1 + column)], 0.045, stage.ink)
     stage.line([(0.0, 0.1 + column), (0.0, 0.1 + column + 0.45)], 0.03, stage.ink)
-    stage.bodily(0.0, 0.1 + column + 0.3, 0.05)
+    stage.bodily(0.0, 0.1 + column + 0.3, 0.8 * w)
     if breath > 0.03:
         for side in (-1, 1):
             x = side * (w + 0.02)
@@ -356,7 +369,7 @@ def _pop(stage: _Stage, scene: Scene, k: int) -> None:
                 np.array([hit.x, hit.y]) + 0.7 * reach * d,
                 np.array([hit.x, hit.y]) + reach * d,
             )
-            stage.line([tuple(near), tuple(far)], 0.03, (*stage.body, int(255 * fade)))
+            stage.line([tuple(near), tuple(far)], 0.35 * hit.radius, (*stage.body, int(255 * fade)))
 
 
 _PAINTERS = {

@@ -1,15 +1,18 @@
 """One random scene: the numbers from which both the picture and the sound of a clip are made.
 
-Units: seconds, and picture heights at distance 1 (a ball of radius 0.1 at distance 2 covers 0.1 of the picture's
-height). Continuous motions are curves of `RATE` samples per second; frame k of the picture reads sample k * STEP, and
-the sound reads the same curve, so the two cannot drift apart.
+Units: seconds, and picture heights at distance 1 (a ball of radius 0.1 at distance 2 covers 0.1 of
+the picture's height). Continuous motions are curves of `RATE` samples per second; frame k of the
+picture reads sample k * STEP, and the sound reads the same curve, so the two cannot drift apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from avssl.data.corpora.weather import Weather
 
 SECONDS = 3.0
 FPS = 16
@@ -21,8 +24,9 @@ SAMPLES = int(SECONDS * RATE) + 1
 CLASSES = ("bounce", "bell", "roll", "drops", "string", "rotor", "whistle", "pop")
 SPLITS = ("train", "val", "test")
 
-SMALLEST, LARGEST = 0.05, 0.17  # radius
+SMALLEST, LARGEST = 0.07, 0.26  # radius
 HIGHEST = 2200.0  # Hz, the pitch of the smallest radius
+ROOM_SMALL, ROOM_LARGE = 2.2, 6.0  # depth
 TUBE_SHORT, TUBE_LONG = 0.08, 0.62  # column of the whistle
 TUBE_HIGHEST = 2000.0  # Hz, at TUBE_SHORT
 
@@ -39,7 +43,7 @@ def tube_pitch(column: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Hit:
-    """One audible event. `time` s; `strength` in (0, 1], proportional to amplitude; `radius` of what sounds; `x` place."""
+    """One audible event: `time` in s, `strength` in (0, 1], `radius` of what sounds, place."""
 
     time: float
     strength: float
@@ -70,7 +74,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Microphone:
-    """What the ear alone gets: background noise and the recording's colour, independent of the class."""
+    """What the ear alone gets: noise and the recording's colour, independent of the class."""
 
     seed: int
     level: float
@@ -80,7 +84,7 @@ class Microphone:
 
 @dataclass(frozen=True)
 class Scene:
-    """The description of one clip. `hits` are in order of time; `curves` map a name to a float array [SAMPLES]."""
+    """One clip. `hits` are in order of time; `curves` map a name to a float array [SAMPLES]."""
 
     split: str
     index: int
@@ -90,11 +94,26 @@ class Scene:
     distance: float
     room: float  # depth of the room, 2.2 .. 6: reverberation time and size of the back wall
     effort: float  # how hard the events of this clip are
+    stretch: float  # spacing of the partials; not seen
+    breathy: float  # share of noise in the voice; not seen
     look: Look
     microphone: Microphone
+    weather: Weather
     hits: tuple[Hit, ...] = ()
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def glow(self) -> np.ndarray:
+        """Brightness of the sounding body, [SAMPLES] in 0 .. 1: it follows how loud it sounds.
+
+        Struck bodies cool down over a third of a second, so that a picture every 0.25 s
+        still shows each hit.
+        """
+        for name, full in (("breath", 1.0), ("speed", 2.0), ("rate", 2.2)):
+            if name in self.curves:
+                return np.minimum(self.curves[name] / full, 1.0)
+        return ringing(self.hits, 0.33)
 
     @property
     def name(self) -> str:
@@ -103,7 +122,7 @@ class Scene:
 
     @property
     def text(self) -> str:
-        """One sentence that says what happens, with the instance's size, material and distance in words."""
+        """One sentence that says what happens, with size, material and distance in words."""
         size = ("tiny", "small", "large", "huge")[_quarter(self.radius, SMALLEST, LARGEST)]
         stuff = ("wooden", "clay", "stone", "metal")[min(3, int(self.material * 4))]
         where = (
@@ -124,7 +143,7 @@ class Scene:
             "whistle": f"a {stuff} slide whistle plays {where}",
             "pop": f"{count} {size} {stuff} bubbles burst {where}",
         }
-        return sentences[self.name]
+        return f"{sentences[self.name]}, {self.weather.text}"
 
 
 def _quarter(value: float, low: float, high: float) -> int:
@@ -132,7 +151,7 @@ def _quarter(value: float, low: float, high: float) -> int:
 
 
 def _smooth(values: np.ndarray, times: np.ndarray, width: float) -> np.ndarray:
-    """A curve [SAMPLES] through (times, values), straight between them, rounded over `width` seconds."""
+    """A curve [SAMPLES] through (times, values), rounded over `width` seconds."""
     grid = np.arange(SAMPLES) / RATE
     half = int(width * RATE / 2)
     kernel = np.hanning(2 * half + 3)[1:-1]
@@ -153,7 +172,7 @@ def _irregular(
 
 
 def _bounce(rng: np.random.Generator, radius: float, effort: float) -> dict:
-    """A body under gravity: speed after impact = restitution * speed before; loudness ~ impact speed."""
+    """A body under gravity: speed after impact = restitution * speed before it."""
     restitution = rng.uniform(0.72, 0.9)
     height = 0.22 + 0.42 * effort  # of the fall that leads to the first impact
     flight = rng.uniform(0.6, 1.1)  # duration of a full flight up to `height` and back
@@ -184,7 +203,7 @@ def _bounce(rng: np.random.Generator, radius: float, effort: float) -> dict:
 
 
 def _bell(rng: np.random.Generator, radius: float, effort: float) -> dict:
-    """A hammer swings out and back once per period and strikes a hanging bell; loudness ~ swing * rate."""
+    """A hammer swings out and back once per period and strikes a hanging bell."""
     period = rng.uniform(0.42, 1.1)
     first = rng.uniform(-period, 0.0)
     times = np.arange(first, SECONDS + period, period)
@@ -199,13 +218,13 @@ def _bell(rng: np.random.Generator, radius: float, effort: float) -> dict:
     ]
     return {
         "hits": tuple(hits),
-        "curves": {"swing": np.maximum(swing, 0.0), "shake": _ringing(hits, 0.25)},
+        "curves": {"swing": np.maximum(swing, 0.0), "shake": ringing(hits, 0.25)},
         "numbers": {"period": period},
     }
 
 
-def _ringing(hits: list[Hit], decay: float) -> np.ndarray:
-    """Envelope [SAMPLES] that jumps to each hit's strength and decays with time constant `decay`."""
+def ringing(hits: Iterable[Hit], decay: float) -> np.ndarray:
+    """Envelope [SAMPLES] that jumps to each hit's strength and decays in `decay` s to 1/e."""
     grid = np.arange(SAMPLES) / RATE
     envelope = np.zeros(SAMPLES)
     for hit in hits:
@@ -217,7 +236,7 @@ def _ringing(hits: list[Hit], decay: float) -> np.ndarray:
 
 
 def _roll(rng: np.random.Generator, radius: float, effort: float) -> dict:
-    """A wheel rolls without slipping; the level and the brightness of its noise follow its speed."""
+    """A wheel rolls without slipping; level and brightness of its noise follow the speed."""
     knots, times, now = [], [], -0.2
     side = rng.choice([-1.0, 1.0])
     while now < SECONDS + 0.4:
@@ -237,7 +256,7 @@ def _drops(rng: np.random.Generator, radius: float, effort: float) -> dict:
     """Drops let go from a spout; each sounds when it reaches the water, pitch by its own radius."""
     hits = []
     for time in _irregular(rng, 0.16, 0.75):
-        own = float(np.clip(radius * 2 ** rng.uniform(-0.25, 0.25), SMALLEST, LARGEST))
+        own = float(np.clip(radius * 2 ** rng.uniform(-0.2, 0.2), SMALLEST, LARGEST))
         hits.append(
             Hit(
                 time,
@@ -251,14 +270,14 @@ def _drops(rng: np.random.Generator, radius: float, effort: float) -> dict:
 
 def _string(rng: np.random.Generator, radius: float, effort: float) -> dict:
     """A plucked string: the width of the visible vibration is the envelope of the sound."""
-    decay = rng.uniform(0.15, 0.6)
+    decay = rng.uniform(0.25, 0.7)
     hits = [
         Hit(t, float(np.clip(effort * rng.uniform(0.5, 1.3), 0.15, 1.0)), radius)
         for t in _irregular(rng, 0.25, 1.0)
     ]
     return {
         "hits": tuple(hits),
-        "curves": {"envelope": _ringing(hits, decay)},
+        "curves": {"envelope": ringing(hits, decay)},
         "numbers": {
             "decay": decay,
             "tilt": rng.uniform(-0.5, 0.5),
@@ -268,7 +287,7 @@ def _string(rng: np.random.Generator, radius: float, effort: float) -> dict:
 
 
 def _rotor(rng: np.random.Generator, radius: float, effort: float) -> dict:
-    """A rotor speeds up and slows down; its hum swells once per blade passage and grows with its rate."""
+    """A rotor speeds up and slows down; its hum grows with its rate."""
     times = np.cumsum(np.concatenate([[-0.3], rng.uniform(0.4, 0.9, 9)]))
     rates = rng.uniform(0.0, 1.0, 10) * (0.5 + 1.7 * effort)  # turns per second
     rate = _smooth(np.maximum(rates, 0.05), times, 0.35)
@@ -284,7 +303,7 @@ def _whistle(rng: np.random.Generator, radius: float, effort: float) -> dict:
     times = np.cumsum(np.concatenate([[-0.3], rng.uniform(0.2, 0.7, 15)]))
     octaves = np.log2(TUBE_LONG / TUBE_SHORT)
     middle = np.log(radius / SMALLEST) / np.log(LARGEST / SMALLEST)
-    places = np.clip(middle + rng.uniform(-0.5, 0.5, 16), 0.0, 1.0)
+    places = np.clip(middle + rng.uniform(-0.4, 0.4, 16), 0.0, 1.0)
     column = TUBE_SHORT * 2 ** (octaves * _smooth(places, times, 0.12))
     puffs = np.cumsum(np.concatenate([[-0.3], rng.uniform(0.2, 0.8, 15)]))
     first = rng.integers(2)
@@ -296,13 +315,13 @@ def _whistle(rng: np.random.Generator, radius: float, effort: float) -> dict:
 
 
 def _pop(rng: np.random.Generator, radius: float, effort: float) -> dict:
-    """Bubbles swell and burst; the burst's ring is as wide as it is loud, its pitch by the bubble's radius."""
+    """Bubbles swell and burst; the flash is as wide as it is loud."""
     hits = []
     for time in _irregular(rng, 0.2, 0.85):
-        own = float(np.clip(radius * 2 ** rng.uniform(-0.3, 0.3), SMALLEST, LARGEST))
+        own = float(np.clip(radius * 2 ** rng.uniform(-0.2, 0.2), SMALLEST, LARGEST))
         strength = float(np.clip(effort * rng.uniform(0.5, 1.4), 0.1, 1.0))
         hits.append(Hit(time, strength, own, rng.uniform(-0.33, 0.33), rng.uniform(0.15, 0.6)))
-    return {"hits": tuple(hits), "numbers": {"swell": 0.45}}
+    return {"hits": tuple(hits), "numbers": {"swell": 0.6}}
 
 
 _EVENTS = (_bounce, _bell, _roll, _drops, _string, _rotor, _whistle, _pop)
@@ -311,8 +330,8 @@ _EVENTS = (_bounce, _bell, _roll, _drops, _string, _rotor, _whistle, _pop)
 def make_scene(split: str, index: int, *, seed: int = 0) -> Scene:
     """The scene of clip `index` of `split`: a function of (seed, split, index) alone.
 
-    Classes are balanced: label = index mod 8. Everything else is drawn from its own stream, and the streams of two
-    splits or two indices never meet.
+    Classes are balanced: label = index mod 8. Everything else is drawn from a stream of the clip's
+    own: no two splits or indices share one.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     label = index % len(CLASSES)
@@ -320,19 +339,19 @@ def make_scene(split: str, index: int, *, seed: int = 0) -> Scene:
     effort = float(rng.uniform(0.25, 1.0))
     material, distance, room = (
         float(rng.uniform()),
-        float(rng.uniform(1.0, 1.8)),
-        float(2.2 * 2.7 ** rng.uniform()),
+        float(rng.uniform(1.0, 1.6)),
+        float(ROOM_SMALL * (ROOM_LARGE / ROOM_SMALL) ** rng.uniform()),
     )
     look = Look(
         seed=int(rng.integers(2**31)),
         hue=rng.uniform(),
-        saturation=rng.uniform(0.0, 0.45),
-        value=rng.uniform(0.2, 0.75),
+        saturation=rng.uniform(0.0, 0.25),
+        value=rng.uniform(0.15, 0.6),
         shift=rng.uniform(-0.08, 0.08),
-        zoom=rng.uniform(0.9, 1.12),
+        zoom=rng.uniform(0.94, 1.08),
         horizon=rng.uniform(0.38, 0.52),
         light=rng.uniform(0.8, 1.2),
-        noise=rng.uniform(1.0, 6.0),
+        noise=rng.uniform(1.0, 4.0),
         distractors=int(rng.integers(0, 3)),
         shape=int(rng.choice([0, 3, 4, 5, 6])),
         mirrored=bool(rng.integers(2)),
@@ -341,9 +360,9 @@ def make_scene(split: str, index: int, *, seed: int = 0) -> Scene:
     )
     microphone = Microphone(
         seed=int(rng.integers(2**31)),
-        level=float(10 ** rng.uniform(-3.6, -2.5)),
+        level=float(10 ** rng.uniform(-3.5, -3.0)),
         tilt=float(rng.uniform(0.0, 1.3)),
-        colour=tuple(float(v) for v in rng.uniform(-5.0, 5.0, 8)),
+        colour=tuple(float(v) for v in rng.uniform(-4.0, 4.0, 8)),
     )
     return Scene(
         split=split,
@@ -354,7 +373,10 @@ def make_scene(split: str, index: int, *, seed: int = 0) -> Scene:
         distance=distance,
         room=room,
         effort=effort,
+        stretch=float(rng.uniform(0.9, 1.3)),
+        breathy=float(rng.uniform(0.0, 0.7)),
         look=look,
         microphone=microphone,
+        weather=Weather.draw(np.random.default_rng([seed, SPLITS.index(split), index, 1])),
         **_EVENTS[label](rng, radius, effort),
     )

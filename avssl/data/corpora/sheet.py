@@ -1,4 +1,4 @@
-"""Contact sheet of a corpus: per class, frames over time above the log-mel spectrogram of the sound."""
+"""Contact sheet of a corpus: per class, frames over time above the log-mel spectrogram."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from avssl.data.corpora.picture import make_picture
-from avssl.data.corpora.scene import CLASSES, FPS, FRAMES, SECONDS, make_scene
+from avssl.data.corpora.scene import CLASSES, FRAMES, SECONDS, make_scene
 from avssl.data.corpora.sound import SAMPLE_RATE, make_sound
 
 
