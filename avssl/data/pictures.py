@@ -3,6 +3,7 @@
 Letters: K pictures, H W height and width in pixels. Times are seconds from the first picture shown.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -168,10 +169,25 @@ def converted(
         height=height,
         format="rgb24",
         interpolation="BICUBIC",
-        threads=1,  # by default it starts a thread per core, ten times slower for small pictures
+        **_one_thread(),
     )
     picture = scaled.to_ndarray()  # [H, W, 3], or [W, H, 3] lying on its side
     return np.rot90(picture, rotation // 90) if rotation else picture
+
+
+@functools.cache
+def _one_thread() -> dict[str, int]:
+    """From version 17 on PyAV scales with a thread per core: ten times slower for small ones."""
+    import av
+
+    return {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+
+
+def decord_times(path: str | os.PathLike[str]) -> np.ndarray:
+    """The times that decord gives the pictures, float64 [N], in s from the first."""
+    reader = _open_decord(path, (32, 32))
+    starts = np.asarray(reader.get_frame_timestamp(range(len(reader))))[:, 0].astype(np.float64)
+    return starts - starts[0]
 
 
 def _open_decord(path: str | os.PathLike[str], size: tuple[int, int]):  # type: ignore[no-untyped-def]

@@ -24,7 +24,7 @@ _RECORDED = (
     "reader has_video has_audio duration fps frames width height rotation wav sound_offset "
     "sound_duration reason"
 ).split()
-_VERSION = 2  # of what a probe records; older kept results are not used
+_VERSION = 3  # of what a probe records; older kept results are not used
 
 # Called with the number done, the total and the number of files with a fault.
 Progress = Callable[[int, int, int], None]

@@ -113,6 +113,7 @@ def transcode(path: Path, clip: Clip, target: Path, settings: Target) -> None:
         "g": str(settings.keyframes),
         "bf": "0",
         "sc_threshold": "0",
+        "tune": "fastdecode",  # a quarter less time to read for 6% more bytes
     }
     partial = target.with_name(target.name + ".part")
     with opened(path) as source, av.open(str(partial), "w", format="mp4") as out:

@@ -245,6 +245,10 @@ def _make(name: str, folder: Path) -> Numbered:
         stamps = [0, *np.cumsum(gaps).tolist()]
         path = write_media(folder / name, stamps=stamps, codec={"g": "30", "bf": "2"})
         return Numbered(path, numbers, [stamp / 1000 for stamp in stamps])
+    if name in ("early.mp4", "early.mkv"):  # the sound begins before the picture
+        stamps = [round(1000 * time) + 440 for time in REGULAR]
+        path = write_media(folder / name, audio="aac", stamps=stamps, codec={"g": "30"})
+        return Numbered(path, numbers, REGULAR, CLICK - 0.44)
     if name in ("late.mp4", "late.mkv"):
         return Numbered(_h264(folder / name, sound_begin=0.62), numbers, REGULAR, CLICK)
     raise ValueError(name)
