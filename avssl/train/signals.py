@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
-# seconds; Ctrl-C under torchrun comes twice, from the terminal and from the launcher
+# seconds in which signals count as one: `timeout` and torchrun send theirs twice at once
 TOGETHER = 2.0
 
 
@@ -43,9 +43,6 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.asked, self.since = True, time.monotonic()
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
-            for each in self.before:
-                signal.signal(each, signal.SIG_DFL)
         name = signal.Signals(number).name
         print(f"\n{name}: ending after this step, with a checkpoint; once more ends at once.",
               file=sys.stderr)  # fmt: skip

@@ -116,10 +116,10 @@ def test_a_run_on_a_full_disk_ends_with_a_sentence_and_can_go_on(tmp_path: Path)
     path, log = tiny.write(tmp_path), tmp_path / "log"
     whole = ["stages.first.steps=8", "stages.second.steps=1", "train.save_every=2"]
     limited = tiny.start(path, whole, output=log, file_limit=3_000)
-    limited.join(120)
+    limited.join(tiny.PATIENCE)
     assert limited.exitcode == 2, log.read_text()
     assert "run the same command again" in log.read_text()
     assert "Traceback" not in log.read_text()
     again = tiny.start(path, whole, output=log)
-    again.join(120)
+    again.join(tiny.PATIENCE)
     assert again.exitcode == 0, log.read_text()

@@ -17,7 +17,7 @@ OVERRIDES = ("train.save_every=3", "stages.first.steps=24", "stages.second.steps
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_killed_runs_continue_bit_for_bit(tmp_path: Path, kills: int) -> None:
     whole = tiny.start(tiny.write(tmp_path / "whole"), OVERRIDES, output=tmp_path / "whole.log")
-    whole.join(120)
+    whole.join(tiny.PATIENCE)
     assert whole.exitcode == 0, (tmp_path / "whole.log").read_text()
     path, run = tiny.write(tmp_path / "killed"), tmp_path / "killed" / "run"
     moments = random.Random(kills)
@@ -29,7 +29,7 @@ def test_killed_runs_continue_bit_for_bit(tmp_path: Path, kills: int) -> None:
         process.kill()
         process.join()
     last = tiny.start(path, OVERRIDES, output=log)
-    last.join(120)
+    last.join(tiny.PATIENCE)
     assert last.exitcode == 0, log.read_text()
     assert tiny.metrics(run) == tiny.metrics(tmp_path / "whole" / "run")
     for stage in ("first", "second", "second.2"):

@@ -52,7 +52,7 @@ def test_two_processes_continue_what_one_began(tmp_path: Path, alone: Path) -> N
 
 def _one(run: Path, log: Path) -> None:
     process = tiny.start(MAVIL, [*tiny.MAVIL, *STEPS, f"run={run}"], output=log)
-    process.join(120)
+    process.join(tiny.PATIENCE)
     assert process.exitcode == 0, log.read_text()
 
 

@@ -165,6 +165,7 @@ def test_a_loader_that_dies_with_the_run_does_not_cost_the_checkpoint(
             for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
                 if number == 4:
                     os.kill(os.getpid(), signal.SIGTERM)
+                    os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does
                     raise UserError("a loader process ended unexpectedly")
                 yield batch
 

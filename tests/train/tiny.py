@@ -59,6 +59,7 @@ stages:
   first: {{graph: graphs/student.yaml, epochs: 1.5}}
   second: {{graph: graphs/promoted.yaml, steps: 6, repeat: 2}}
 """
+PATIENCE = 400  # seconds before a child counts as hanging; far above what it needs
 MAVIL = [
     "args.width=16", "args.depth=2", "args.heads=2", "args.decoder_width=16",
     "args.decoder_depth=1", "args.decoder_heads=2", "args.image=32", "data.inputs.video.size=32",
@@ -182,5 +183,5 @@ def ranks(path: Path, overrides: Sequence[str], *, world: int, output: Path) -> 
         for r in map(str, range(world))
     ]
     for process in processes:
-        process.join(120)
+        process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0] * world, output.read_text()
