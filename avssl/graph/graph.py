@@ -180,8 +180,14 @@ class Graph(nn.Module):
         """
         problems = Problems()
         place = Place("argument")
-        spec = read_graph(Path(path), problems, args=args, references=references or {}, place=place)
-        return cls._finish(spec, problems, references or {}, seed, device)
+        spec = read_graph(
+            Path(path),
+            problems,
+            args=args,
+            references={} if references is None else references,
+            place=place,
+        )
+        return cls._finish(spec, problems, references, seed, device)
 
     @classmethod
     def from_dict(
@@ -197,8 +203,10 @@ class Graph(nn.Module):
         from the working folder upwards. Arguments and errors as ``from_file``."""
         problems = Problems()
         document = Document(dict(structure), "graph")
-        spec = read_graph(document, problems, args=args, references=references or {})
-        return cls._finish(spec, problems, references or {}, seed, device)
+        spec = read_graph(
+            document, problems, args=args, references={} if references is None else references
+        )
+        return cls._finish(spec, problems, references, seed, device)
 
     @classmethod
     def from_spec(
@@ -222,7 +230,7 @@ class Graph(nn.Module):
         cls,
         spec: GraphSpec | None,
         problems: Problems,
-        references: Mapping[str, Reference],
+        references: Mapping[str, Reference] | None,
         seed: int,
         device: str | torch.device,
     ) -> "Graph":
@@ -307,7 +315,7 @@ class Graph(nn.Module):
             if module_spec.kind == "frozen":
                 reference = module_spec.source
             if reference is not None:
-                self._load_reference(name, reference, references or {})
+                self._load_reference(name, reference, references)
         for name, teacher in self.teachers.items():
             source = self.get_submodule(teacher.source)
             self.get_submodule(name).load_state_dict(source.state_dict())
@@ -316,10 +324,10 @@ class Graph(nn.Module):
                 raise AssertionError(f"'{key}' was not initialised by its block's init_weights")
 
     def _load_reference(
-        self, name: str, reference: str, references: Mapping[str, Reference]
+        self, name: str, reference: str, references: Mapping[str, Reference] | None
     ) -> None:
         stage, _, module = split_reference(reference)
-        found = references.get(stage)
+        found = references.get(stage) if references is not None else None
         if found is None or found.weights is None:
             raise UserError(
                 f"module '{name}' reads its weights from '{reference}', which is not available "
