@@ -53,7 +53,9 @@ class Tower(nn.Module):
 
     position: Tensor
 
-    def __init__(self, conv: nn.Module, patches: int, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self, conv: nn.Conv2d | nn.Conv3d, patches: int, width: int, depth: int, heads: int
+    ) -> None:
         super().__init__()
         self.patch = conv
         self.register_buffer("position", torch.zeros(1, patches, width))

@@ -91,8 +91,10 @@ class _Runner:
             values[f"batch.{name}"] = torch.zeros(
                 shape, dtype=getattr(torch, item.dtype), device="meta"
             )
-        given = {name: values[f"batch.{name}"] for name in graph.inputs}
-        self.record("batch", {name: value for name, value in given.items() if value is not None})
+        given = {
+            name: values[f"batch.{name}"] for name, i in graph.inputs.items() if not i.optional
+        }
+        self.record("batch", given)
         spec = graph.spec
         self.run_calls(plan(spec, list(spec.calls)), graph, spec, values, "")
         for name in spec.losses:
@@ -166,7 +168,7 @@ class _Runner:
         spec: GraphSpec,
         arguments: dict[str, Any],
         name: str,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         node = spec.calls[call.name]
         inner = module.spec
         free: dict[str, int] = {}
@@ -180,7 +182,7 @@ class _Runner:
                     f"{source.key} is {_shape(value)}.",
                 )
                 raise _Failed
-        values = {f"batch.{port}": arguments.get(port) for port in inner.inputs}
+        values: dict[str, Any] = {f"batch.{p}": arguments.get(p) for p in inner.inputs}
         self.run_calls(module.calls, module, inner, values, f"{name}/")
         return {port: values[key] for port, key in module.results}
 

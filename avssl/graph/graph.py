@@ -309,7 +309,7 @@ class Graph(nn.Module):
                 continue  # inside another block, which initialises it
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
-                module.init_weights()  # type: ignore[operator]
+                module.init_weights()
         for name, module_spec in self.spec.modules.items():
             reference = module_spec.options.init_from
             if module_spec.kind == "frozen":

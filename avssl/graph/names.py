@@ -36,9 +36,9 @@ class _Connector:
             above.append(node.name)
         for loss in spec.losses.values():
             self.connect_node(loss, above)
-            module = spec.modules.get(loss.call)
-            if module is not None and module.signature and len(module.signature.outputs) != 1:
-                outputs = ", ".join(module.signature.outputs)
+            called = spec.modules.get(loss.call)
+            if called is not None and called.signature and len(called.signature.outputs) != 1:
+                outputs = ", ".join(called.signature.outputs)
                 self.problems.add(
                     loss.call_place,
                     f"loss '{loss.name}' calls '{loss.call}', which returns {outputs}: a loss "

@@ -445,7 +445,7 @@ class _Reader:
         for key, item in arguments.items():
             parameter = signature.parameters.get(key)
             if parameter is None:
-                known = (*signature.parameters, *OPTIONS)
+                known = [*signature.parameters, *OPTIONS]
                 self.problem((*path, key), f"block '{name}' has no argument '{key}'.", key, known)
                 continue
             try:

@@ -71,6 +71,17 @@ class World:
             dist.barrier()
 
 
+def share_cores(world: World, workers: int) -> None:
+    """Leave one core to each loader process when the model runs on the CPU.
+
+    Threads that wait for a core which the loader holds make a step slower than fewer threads do.
+    OMP_NUM_THREADS, where it is set, has the say.
+    """
+    if world.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) // world.size
+        torch.set_num_threads(max(1, cores - workers))
+
+
 def start(config: TrainConfig, batch: int) -> World:
     """Join the process group that `torchrun` announced, if it did.
 

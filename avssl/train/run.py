@@ -43,6 +43,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
 
     config = experiment.config
     world = parallel.start(config.train, config.data.batch)
+    parallel.share_cores(world, config.data.workers)
     folder = RunFolder(Path(config.run))
     with _disk_errors(folder.path):
         if world.main:
