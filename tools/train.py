@@ -1,8 +1,11 @@
-"""Train an experiment, stage after stage; the same command continues a run that ended early.
+"""Train an experiment, stage after stage.
 
-python tools/train.py configs/mavil.yaml
-python tools/train.py configs/mavil.yaml run=runs/wide args.width=192 train.lr=5e-4
-torchrun --nproc-per-node 8 tools/train.py configs/paper/mavil_audioset.yaml train.parallel=fsdp
+    python tools/train.py configs/mavil.yaml
+    python tools/train.py configs/mavil.yaml run=runs/wide args.width=192 train.lr=5e-4
+    torchrun --nproc-per-node 8 tools/train.py configs/paper/mavil_audioset.yaml train.parallel=fsdp
+
+The same command continues a run that ended early. Mistakes in the configuration are listed before
+any data is read (`tools/graph.py check` does only that).
 """
 
 import argparse
@@ -18,22 +21,13 @@ def main() -> None:
     )
     parser.add_argument("experiment", type=Path, help="experiment file, such as configs/mavil.yaml")
     parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key.sub=value",
-        help="values that replace those of the file",
+        "overrides", nargs="*", metavar="key.sub=value", help="replaces a value of the file"
     )
-    parser.add_argument(
-        "--check", action="store_true", help="check the experiment and its graphs, then stop"
-    )
-    options = parser.parse_intermixed_args()
+    options = parser.parse_args()
 
-    from avssl.train.run import check, train  # after the arguments, so that --help is quick
+    from avssl.train.run import train  # after the arguments, so that --help is quick
 
-    if options.check:
-        check(options.experiment, options.overrides)
-    else:
-        train(options.experiment, options.overrides)
+    train(options.experiment, options.overrides)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-def check(path: Path, overrides: Sequence[str] = ()) -> None:
-    """Check an experiment and the graphs of all its stages without reading data.
-
-    Raises:
-        ConfigError: every mistake, each with ``file:line:col``.
-    """
-    experiment = load_experiment(path, overrides)
-    for instance in experiment.instances:
-        print(f"{instance.name}: {instance.config.graph} is in order")
-
-
 def train(path: Path, overrides: Sequence[str] = ()) -> None:
     """Train an experiment, or continue it, up to the final table.
 

@@ -33,7 +33,7 @@ HARMLESS = frozenset(
     {
         "run", "name", "data.cache", "data.workers", "data.prefetch", "data.time_limit",
         "data.max_bad_share", "train.save_every", "train.keep", "train.log_every", "train.device",
-        "train.parallel", "probe.pictures", "probe.final",
+        "train.parallel", "probe.every", "probe.pictures", "probe.final",
     }
 )  # fmt: skip
 
