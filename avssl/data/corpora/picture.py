@@ -65,7 +65,7 @@ class _Stage:
         self.ink: Colour = (15, 15, 15) if dark else (240, 240, 240)
         self.shape, self.rng = look.shape, np.random.default_rng(look.seed)
         self.background = self._room(scene)
-        self.lit = self._lit()
+        self.lit = self._lit(scene)
         self.distractors = [self._distractor() for _ in range(look.distractors)]
 
     def _room(self, scene: Scene) -> Image.Image:
@@ -93,11 +93,12 @@ class _Stage:
         )
         return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
-    def _lit(self) -> Image.Image:
-        """The room in the full light of the sounding body, strongest in the scene's middle."""
+    def _lit(self, scene: Scene) -> Image.Image:
+        """The room in the full light of the sounding body: a larger body lights more of it."""
+        reach = 0.3 + 2.5 * scene.radius
         v, u = np.mgrid[:_CANVAS, :_CANVAS].astype(np.float32)
         u0, v0 = self.at(0.0, 0.3)
-        light = 1 / (1 + ((u - u0) ** 2 + (v - v0) ** 2) / (0.7 * self.scale) ** 2)
+        light = 1 / (1 + ((u - u0) ** 2 + (v - v0) ** 2) / (reach * self.scale) ** 2)
         colour = 0.6 * np.array(self.body, dtype=np.float32) + 40
         pixels = np.asarray(self.background, dtype=np.float32)
         pixels = pixels + 0.8 * light[..., None] * colour

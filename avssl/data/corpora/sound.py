@@ -46,7 +46,7 @@ def _room(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     decay = np.exp(-6.9 * _TIME[:length] / seconds)
     tail = np.zeros(_FFT, dtype=np.float32)
     tail[:length] = decay * rng.standard_normal(length, dtype=np.float32)
-    return tail * (0.2 * (1 + 2 * depth) / np.linalg.norm(decay))
+    return tail * (0.3 * (1 + 4 * depth) / np.linalg.norm(decay))
 
 
 def _tone(phase: np.ndarray, frequency: float, scene: Scene) -> np.ndarray:

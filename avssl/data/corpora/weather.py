@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RAIN_BAND, WIND_BAND = 3000.0, 250.0  # Hz: the hiss lies above, the rumble below
-LOUDEST = 0.015  # amplitude of a downpour and of a storm
+LOUDEST = 0.025  # amplitude of a downpour and of a storm
 GUSTS = 8  # knots of the gust curve over the clip
 STREAK = 7  # pixels that a drop or a grain covers in one exposure
 
@@ -51,8 +51,8 @@ def add_weather(frames: np.ndarray, weather: Weather) -> np.ndarray:
     """Paint rain and dust: uint8 [K, H, W, 3] in and out, K pictures."""
     rng = np.random.default_rng(weather.seed)
     count, height, width = frames.shape[:3]
-    rain = _streaks(rng, (3 * height, width), 0.015 * weather.rain, axis=0)
-    dust = _streaks(rng, (height, 3 * width), 0.015, axis=1)
+    rain = _streaks(rng, (3 * height, width), 0.02 * weather.rain, axis=0)
+    dust = _streaks(rng, (height, 3 * width), 0.018, axis=1)
     gusts = weather.gust(np.linspace(0, 1, count))
     fallen = rng.integers(0, 2 * height, count)
     drift = np.cumsum(1 + 14 * gusts).astype(int) % (2 * width)
@@ -60,7 +60,7 @@ def add_weather(frames: np.ndarray, weather: Weather) -> np.ndarray:
     out = frames.astype(np.int16)
     shade = np.array([215, 170, 80], dtype=np.int16)
     for k, frame in enumerate(out):
-        frame += ((255 - frame) >> 2) * rain[fallen[k] : fallen[k] + height]
+        frame += ((255 - frame) >> 1) * rain[fallen[k] : fallen[k] + height]
         grains = dust[:, drift[k] : drift[k] + width]
         frame += ((shade - frame) * opacity[k] >> 7) * grains
     return out.astype(np.uint8)
