@@ -1,5 +1,6 @@
 """Opening media containers with PyAV: which streams count, and what makes a file bad."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +31,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator["av.container.InputContaine
         ) as container:
             yield container
     except av.error.FFmpegError as error:
+        if error.errno == errno.ENOSPC:
+            raise  # no fault of the file
         raise MediaError(f"damaged or not a media file ({error.strerror})") from None
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
         raise MediaError(f"cannot be read ({error.strerror})") from None
     except (ValueError, IndexError, EOFError) as error:
         raise MediaError(f"damaged ({error})") from None

@@ -170,6 +170,23 @@ def test_evaluation_takes_the_centre(manifest: Manifest, number_in: Any) -> None
         assert [number_in(image) for image in pictures] == [10, 12, 15, 17]
 
 
+def test_pictures_may_cover_a_part_of_the_window(manifest: Manifest, number_in: Any) -> None:
+    """0.4 s of pictures within 1.2 s of sound: the middle, or anywhere in training."""
+    pictures = dataclasses.replace(PLAIN["video"], seconds=0.4)  # type: ignore[type-var]
+    inputs = {"audio": PLAIN["audio"], "video": pictures}
+    config = DataConfig(window=1.2, batch=1, workers=0, inputs=inputs)
+    centre = ClipDataset(manifest, config, training=False)[(0, 0)].inputs
+    assert len(centre["audio"]) == round(1.2 * 16000)
+    shown = centre["video"].transpose(1, 2, 3, 0)  # [T, H, W, 3]
+    assert [number_in(image) for image in shown] == [10, 12, 15, 17]
+    training = ClipDataset(manifest, config)
+    firsts = [training[(epoch, 0)].inputs["video"].transpose(1, 2, 3, 0)[0] for epoch in range(8)]
+    starts = {number_in(image) for image in firsts}
+    assert len(starts) >= 4 and max(starts) <= 20
+    with pytest.raises(ValueError, match="longer than the window"):
+        dataclasses.replace(config, window=0.3)
+
+
 def test_short_clips_repeat_sound_and_pictures_alike(manifest: Manifest, number_in: Any) -> None:
     config = DataConfig(
         window=3.0,
@@ -236,7 +253,7 @@ def breaking(dataset: ClipDataset, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     def read(self: ClipDataset, index: int, random: Any) -> Any:
         if index in hanging:
-            time.sleep(5)
+            time.sleep(30)
         if index in bad:
             raise MediaError("damaged")
         return original(self, index, random)
@@ -259,13 +276,13 @@ def test_a_bad_clip_is_replaced_and_reported(breaking: Any) -> None:
 
 def test_a_hanging_clip_is_given_up(breaking: Any) -> None:
     dataset, _, hanging = breaking
-    dataset.config = dataclasses.replace(CONFIG, time_limit=0.3)
+    dataset.config = dataclasses.replace(CONFIG, time_limit=1.5)
     hanging.add(1)
     begin = time.monotonic()
     sample = dataset[(0, 1)]
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 15
     assert sample.replaced and sample.failures == [
-        (dataset.clips[1].path, "took longer than 0.3 s")
+        (dataset.clips[1].path, "took longer than 1.5 s")
     ]
 
 

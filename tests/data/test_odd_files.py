@@ -5,6 +5,7 @@ Letters: K pictures.
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_every_bad_file_is_named_with_a_reason(odd: Manifest) -> None:
 
 
 def test_an_epoch_goes_through_and_the_rest_is_listed(odd: Manifest) -> None:
-    clips = [Clip(**{**vars(clip), "split": "train"}) for clip in odd.clips]
+    clips = [replace(clip, split="train") for clip in odd.clips]
     dataset = ClipDataset(Manifest(odd.root, clips), CONFIG, training=False)
     left_out = dict(dataset.left_out)
     assert left_out["silent.mp4"] == "has no sound"
@@ -82,7 +83,7 @@ def test_an_epoch_goes_through_and_the_rest_is_listed(odd: Manifest) -> None:
 
 @pytest.mark.parametrize("stream", ["audio", "video"])
 def test_one_stream_is_enough_where_only_one_is_read(odd: Manifest, stream: str) -> None:
-    clips = [Clip(**{**vars(clip), "split": "train"}) for clip in odd.clips]
+    clips = [replace(clip, split="train") for clip in odd.clips]
     config = DataConfig(window=0.5, batch=2, workers=0, inputs={stream: INPUTS[stream]})
     dataset = ClipDataset(Manifest(odd.root, clips), config, training=False)
     served = {clip.path for clip in dataset.clips}
@@ -99,7 +100,7 @@ def test_rotated_files_are_upright_in_every_reader(
 ) -> None:
     """The red upper left corner of the coded picture lands where a clockwise turn puts it."""
     path = f"turned{degrees}.mp4"
-    clip = Clip(**{**vars(row(odd, path)), "reader": reader})
+    clip = replace(row(odd, path), reader=reader)
     assert (clip.width, clip.height) == ((320, 208) if degrees == 180 else (208, 320))
     image = read_pictures(odd.root / path, clip, [0.1], short_side=104)[0]  # [H, W, 3]
     assert image.shape[:2] == ((104, 160) if degrees == 180 else (160, 104))
@@ -149,12 +150,10 @@ def test_flipped_bytes_are_found(tmp_path: Path, odd: Manifest) -> None:
 
 def test_a_file_that_changed_is_an_error_not_a_wrong_picture(odd: Manifest, tmp_path: Path) -> None:
     clip = row(odd, "good.mp4")
-    promised = Clip(**{**vars(clip), "frames": 40})
+    promised = replace(clip, frames=40)
     for reader in ("decord", "pyav", "pyav-linear"):
         with pytest.raises(MediaError, match="promises 40"):
-            read_pictures(
-                odd.root / "good.mp4", Clip(**{**vars(promised), "reader": reader}), [1.19]
-            )
+            read_pictures(odd.root / "good.mp4", replace(promised, reader=reader), [1.19])
 
 
 def test_an_empty_wav_cannot_be_read(odd: Manifest) -> None:
