@@ -35,12 +35,15 @@ class FbankConfig:
 class FramesConfig:
     """Pictures at uniform times of the window: float32 [B, 3, frames, size, size].
 
-    Frame k of K is the picture shown at start + k * window / K; RGB / 255, (x - mean) / std.
+    Frame k of K is the picture shown at start + k * seconds / K; RGB / 255, (x - mean) / std.
     """
 
     type: Literal["frames"] = "frames"
     frames: int = 8  # pictures per window
     size: int = 224  # pixels, square
+    # part of the window that the pictures cover: anywhere in training, the middle in evaluation;
+    # null: all of it, in step with the sound
+    seconds: float | None = None
     mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
     std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
     # training: random short side in [low, high] and a random crop, e.g. [256, 320]; null: short
@@ -50,6 +53,8 @@ class FramesConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "frames", "size")
+        if self.seconds is not None:
+            _positive(self, "seconds")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std need three numbers each (R, G, B), std above 0")
         if not 0 <= self.flip <= 1:
@@ -87,6 +92,14 @@ class DataConfig:
             raise ValueError(f"workers must be 0 or more, found {self.workers}")
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share is a share, 0 to 1, found {self.max_bad_share}")
+
+        for name, recipe in self.inputs.items():
+            seconds = recipe.seconds if isinstance(recipe, FramesConfig) else None
+            if seconds is not None and seconds > self.window:
+                raise ValueError(
+                    f"inputs.{name}.seconds is {seconds:g}, longer than the window of "
+                    f"{self.window:g} s"
+                )
 
     @property
     def needs_audio(self) -> bool:

@@ -207,7 +207,11 @@ class ClipDataset(Dataset[Sample]):
         period: float,
         random: np.random.Generator,
     ) -> np.ndarray:
-        times = start + (np.arange(recipe.frames) * (self.config.window / recipe.frames)) % period
+        window, offset = self.config.window, 0.0
+        if recipe.seconds is not None:
+            draw = float(random.random()) if self.training else 0.5
+            offset, window = (window - recipe.seconds) * draw, recipe.seconds
+        times = start + (offset + np.arange(recipe.frames) * (window / recipe.frames)) % period
         short_side, across, down, flip = recipe.size, 0.5, 0.5, False
         if self.training and recipe.short_side is not None:
             low, high = recipe.short_side
