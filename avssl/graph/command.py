@@ -4,11 +4,14 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avssl.errors import ConfigError, UserError
 from avssl.graph.check import Report, check_graph, check_spec
-from avssl.graph.source import Problems, display_path, read_yaml
+from avssl.graph.source import Document, Problems, display_path, read_yaml
+
+if TYPE_CHECKING:
+    from avssl.train.experiment import Instance
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.command == "check":
         return _check(given.files)
-    reports = _reports(given.file, given.overrides, flops=True)
+    reports = _reports(given.file, given.overrides)
     if given.command == "show":
         _show(reports, as_json=given.json)
     else:
@@ -39,14 +42,8 @@ def _check(files: Sequence[Path]) -> int:
     messages: list[str] = []
     for file in files:
         try:
-            for name, report in _reports(file, ()).items():
-                if report.spec.unresolved:
-                    print(
-                        f"{name}: names are in order; shapes are checked with its experiment file, "
-                        f"which defines {', '.join(report.spec.unresolved)}"
-                    )
-                else:
-                    print(f"{name}: in order")
+            for line in _checked(file):
+                print(line)
         except ConfigError as error:
             messages += error.messages
     if messages:
@@ -54,27 +51,46 @@ def _check(files: Sequence[Path]) -> int:
     return 0
 
 
-def _reports(file: Path, overrides: Sequence[str], *, flops: bool = False) -> dict[str, Report]:
+def _checked(file: Path) -> list[str]:
+    """One line for a graph file that is in order, one for each stage of an experiment file."""
+    document, name = _read(file), display_path(file)
+    if "stages" in document.data:
+        return [f"{name} {instance.name}: in order" for instance in _instances(file, ())]
+    unresolved = check_graph(document).spec.unresolved
+    if unresolved:
+        return [
+            f"{name}: names are in order; shapes are checked with its experiment file, which "
+            f"defines {', '.join(unresolved)}"
+        ]
+    return [f"{name}: in order"]
+
+
+def _reports(file: Path, overrides: Sequence[str]) -> dict[str, Report]:
     """One report for a graph file, one for each stage of an experiment file."""
+    document = _read(file)
+    if "stages" in document.data:
+        return {
+            f"{display_path(file)} {item.name}": check_spec(item.spec, Problems(), flops=True)
+            for item in _instances(file, overrides)
+        }
+    problems = Problems()
+    document.override(overrides, problems)
+    problems.raise_if_any()
+    return {display_path(file): check_graph(document, flops=True)}
+
+
+def _read(file: Path) -> Document:
     problems = Problems()
     document = read_yaml(file, problems)
     problems.raise_if_any()
     assert document is not None
-    if "stages" in document.data:
-        return _experiment(file, overrides, flops)
-    document.override(overrides, problems)
-    problems.raise_if_any()
-    return {display_path(file): check_graph(document, flops=flops)}
+    return document
 
 
-def _experiment(file: Path, overrides: Sequence[str], flops: bool) -> dict[str, Report]:
+def _instances(file: Path, overrides: Sequence[str]) -> list["Instance"]:
     from avssl.train.experiment import load_experiment  # graph knows of training only here
 
-    loaded = load_experiment(file, overrides)
-    return {
-        f"{display_path(file)} {instance.name}": check_spec(instance.spec, Problems(), flops=flops)
-        for instance in loaded.instances
-    }
+    return load_experiment(file, overrides).instances
 
 
 def _module_rows(report: Report) -> dict[str, dict[str, Any]]:

@@ -160,6 +160,15 @@ class GraphSpec:
         ]
 
     @property
+    def structure(self) -> tuple[Any, ...]:
+        """What decides the shapes of the graph: equal for graphs that are built alike."""
+        modules = tuple(
+            (m.name, m.kind, m.block, m.arguments, m.graph.structure if m.graph else None)
+            for m in self.modules.values()
+        )
+        return self.path, self.arguments, modules
+
+    @property
     def free_dimensions(self) -> bool:
         """True where a required input has a dimension, other than the batch, that may vary."""
         return any(

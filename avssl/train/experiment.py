@@ -237,6 +237,7 @@ def _read_stages(
 ) -> list[Instance]:
     """Read and check the graph of every instance, also where the experiment file has mistakes."""
     instances: list[Instance] = []
+    run: list[tuple[Any, ...]] = []  # what was run on the meta device
     sound = True  # the dry run waits until a stage and those before it are right in themselves
     known = True  # every stage so far could be read, so that references to them can be looked up
     for stage, value in _mapping(document.get(("stages",))).items():
@@ -262,8 +263,9 @@ def _read_stages(
                 break
             connect(spec, problems)
             sound = sound and len(problems.found) == found
-            if sound and number < 2:  # from the third on, the one before is the same graph
+            if sound and spec.structure not in run:  # repetitions are built alike
                 check_spec(spec, problems)
+                run.append(spec.structure)
             instance = stage if number == 0 else f"{stage}.{number + 1}"
             instances.append(Instance(instance, stage, settings, args, spec))
     return instances
