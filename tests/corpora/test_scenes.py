@@ -55,7 +55,7 @@ def quiet(scene: Scene, **changes: object) -> Scene:
     microphone = dataclasses.replace(
         scene.microphone, level=1e-6, colour=(0.0,) * len(scene.microphone.colour)
     )
-    weather = dataclasses.replace(scene.weather, rain=0.0, wind=0.0)
+    weather = dataclasses.replace(scene.weather, rain=0.0, wind=0.0, night=0.0)
     return dataclasses.replace(scene, microphone=microphone, weather=weather, room=2.2, **changes)
 
 
@@ -185,10 +185,10 @@ def test_levels_are_sane(name: str) -> None:
 
 
 def test_weather_is_seen_and_heard() -> None:
-    """Rain and wind change each its own band of the sound and its own look."""
+    """Rain, wind and night change each its own band of the sound and its own look."""
     scene = quiet(scenes("bounce", 1)[0])
     calm = scene.weather
-    bands = {"rain": (2500, 8000), "wind": (20, 300)}
+    bands = {"rain": (2500, 8000), "wind": (20, 300), "night": (4400, 4800)}
     fair_sound, fair_picture = make_sound(scene), make_picture(scene).astype(float)
     for name, (low, high) in bands.items():
         levels, pictures = [], []
@@ -207,7 +207,7 @@ def test_weather_is_seen_and_heard() -> None:
 
 def test_weather_knows_nothing_of_the_class() -> None:
     sample = [make_scene("train", index) for index in range(400)]
-    for name in ("rain", "wind"):
+    for name in ("rain", "wind", "night"):
         means = [
             np.mean([getattr(s.weather, name) for s in sample if s.label == label])
             for label in range(len(CLASSES))

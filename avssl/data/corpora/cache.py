@@ -137,6 +137,7 @@ def _render(root: Path, sizes: dict[str, int], *, seed: int, workers: int) -> No
                     text=True,
                     env=environment,
                 )
+                assert process.stdin and process.stdout
                 processes.append(process)
                 selector.register(process.stdout, selectors.EVENT_READ, process)
                 _hand_out(process, todo)
@@ -156,16 +157,15 @@ def _render(root: Path, sizes: dict[str, int], *, seed: int, workers: int) -> No
                         )
         finally:
             for process in processes:
-                process.stdin.close()
                 process.terminate()
-                process.wait()
-                process.stdout.close()
+                process.communicate()
 
 
 def _hand_out(process: subprocess.Popen[str], todo: list[tuple[str, int]]) -> bool:
     """Give a process its next clip; False when none is left."""
     if not todo:
         return False
+    assert process.stdin
     split, index = todo.pop()
     process.stdin.write(f"{split} {index}\n")
     process.stdin.flush()

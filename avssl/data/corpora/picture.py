@@ -61,7 +61,7 @@ class _Stage:
         self.body = _rgb(
             0.02 + 0.62 * scene.material, look.saturation_body, look.value_body * look.light
         )
-        dark = look.value * look.light > 0.45
+        dark = look.value * look.light * (1 - 0.75 * scene.weather.night) > 0.45
         self.ink: Colour = (15, 15, 15) if dark else (240, 240, 240)
         self.shape, self.rng = look.shape, np.random.default_rng(look.seed)
         self.background = self._room(scene)
@@ -77,12 +77,12 @@ class _Stage:
             for k in (-0.6, 0.6, -1.2, 1.0)  # side walls, floor, ceiling, back wall
         ]
         u, v, half = self.centre, look.horizon * _CANVAS, 1.15 / scene.room * _CANVAS
-        near, far = half * np.array([1.0, 0.8]), 3 * _CANVAS * np.array([1.0, 0.8])
+        wide, high, far = half, 0.8 * half, 3.0 * _CANVAS
         brush.rectangle((0, 0, _CANVAS, _CANVAS), fill=shades[0])
         for side, shade in ((1, shades[1]), (-1, shades[2])):
-            corners = [(-near[0], near[1]), near, far, (-far[0], far[1])]
+            corners = [(-wide, high), (wide, high), (far, 0.8 * far), (-far, 0.8 * far)]
             brush.polygon([(u + x, v + side * y) for x, y in corners], fill=shade)
-        brush.rectangle((u - near[0], v - near[1], u + near[0], v + near[1]), fill=shades[3])
+        brush.rectangle((u - wide, v - high, u + wide, v + high), fill=shades[3])
         cells = int(self.rng.integers(3, 14))
         texture = self.rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
         texture = np.asarray(
@@ -91,6 +91,7 @@ class _Stage:
         pixels = np.asarray(image, dtype=np.float32) * (
             1 + self.rng.uniform(0.05, 0.35) * texture[..., None]
         )
+        pixels *= 1 - scene.weather.night * np.array([0.8, 0.75, 0.6])  # dark and blue
         return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
     def _lit(self, scene: Scene) -> Image.Image:
@@ -134,7 +135,18 @@ class _Stage:
         """Canvas position of a place."""
         return self.centre + self.scale * x, self.ground - self.scale * y
 
-    def _blob(self, u, v, radius, corners, angle, fill, outline, stretch=(1.0, 1.0)) -> None:
+    def _blob(
+        self,
+        u: float,
+        v: float,
+        radius: float,
+        corners: int,
+        angle: float,
+        fill: Colour,
+        outline: Colour | None,
+        stretch: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        """A disc (no corners) or regular polygon about a canvas position; radius in pixels."""
         if corners == 0:
             a, b = radius * stretch[0], radius * stretch[1]
             self.brush.ellipse(
@@ -149,7 +161,13 @@ class _Stage:
         self.brush.polygon(points, fill=fill, outline=outline, width=_SCALE)
 
     def bodily(
-        self, x: float, y: float, radius: float, *, angle: float = 0.0, stretch=(1.0, 1.0)
+        self,
+        x: float,
+        y: float,
+        radius: float,
+        *,
+        angle: float = 0.0,
+        stretch: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         """The sounding body: the scene's shape in its material's colour."""
         self._blob(

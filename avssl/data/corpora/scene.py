@@ -125,13 +125,7 @@ class Scene:
         """One sentence that says what happens, with size, material and distance in words."""
         size = ("tiny", "small", "large", "huge")[_quarter(self.radius, SMALLEST, LARGEST)]
         stuff = ("wooden", "clay", "stone", "metal")[min(3, int(self.material * 4))]
-        where = (
-            "nearby"
-            if self.distance < 1.3
-            else "far away"
-            if self.distance > 1.6
-            else "in the middle"
-        )
+        where = ("nearby", "in the middle", "far away")[min(2, int(5 * (self.distance - 1.0)))]
         count = len(self.hits)
         sentences = {
             "bounce": f"a {size} {stuff} ball bounces {count} times {where}",
