@@ -76,6 +76,5 @@ def open_clips(config: DataConfig, world: World) -> Clips:
     Raises:
         UserError: the source is not there or holds no clip.
     """
-    manifest = open_source(config) if world.main else None
-    world.wait()
+    manifest = world.first(lambda: open_source(config))
     return Clips(config, manifest or open_source(config), world)

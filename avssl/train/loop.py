@@ -91,9 +91,8 @@ def train_stage(session: Session, instance: Instance, done: dict[str, int]) -> b
     """
     world, folder = session.world, session.folder
     stage = prepare(session, instance)
-    if world.main:
-        folder.keep_metrics({**done, stage.name: stage.start if stage.start else -1})
-    world.wait()
+    kept = {**done, stage.name: stage.start if stage.start else -1}
+    world.first(lambda: folder.keep_metrics(kept))
     _say(world, describe(stage, world))
     batches = session.clips.batches(
         seed=stage.recipe.seed, start=stage.start, steps=stage.recipe.steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,11 +15,12 @@ from avssl.errors import UserError
 from avssl.train.optimizer import transformer_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from avssl.graph import Graph
     from avssl.train.experiment import TrainConfig
 
+T = TypeVar("T")
 Mode = Literal["single", "ddp", "fsdp"]
 
 
@@ -65,10 +66,25 @@ class World:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def wait(self) -> None:
-        """Let every process arrive here before any goes on."""
-        if self.size > 1:
-            dist.barrier()
+    def first(self, work: Callable[[], T]) -> T | None:
+        """Do something on rank 0 while the others wait; gives its result there, None elsewhere.
+
+        Raises:
+            UserError: on rank 0, what the work raised; the other processes end silently.
+        """
+        result: T | None = None
+        error: UserError | None = None
+        if self.main:
+            try:
+                result = work()
+            except UserError as found:
+                error = found
+        failed = self.agree("failed" if error else None)
+        if error is not None:
+            raise error
+        if failed:
+            raise SystemExit(2)
+        return result
 
 
 def share_cores(world: World, workers: int) -> None:

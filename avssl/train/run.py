@@ -24,7 +24,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     """
     experiment = load_experiment(path, overrides)
 
-    from avssl.train import checkpoint, parallel, probes
+    from avssl.train import parallel, probes
     from avssl.train.clips import open_clips
     from avssl.train.loop import Session, run_stages
     from avssl.train.run_folder import RunFolder
@@ -35,11 +35,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     parallel.share_cores(world, config.data.workers)
     folder = RunFolder(Path(config.run))
     with _disk_errors(folder.path):
-        if world.main:
-            folder.claim(config, experiment.graphs, experiment.files)
-            for instance in experiment.instances:
-                checkpoint.remove_unfinished(folder.checkpoints(instance.name))
-        world.wait()
+        world.first(lambda: folder.claim(config, experiment.graphs, experiment.files))
         clips = open_clips(config.data, world)
         with StopRequest() as stop:
             session = Session(experiment, folder, clips, world, stop)

@@ -7,58 +7,69 @@ import pytest
 
 from tests.train import tiny
 
-STEPS = ("stages.stage1.steps=20", "stages.stage2.steps=8", "train.save_every=5")
-MAVIL = tiny.CONFIGS / "mavil.yaml"
+
+@pytest.fixture(scope="module")
+def mavil(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MAViL's two stages at tiny size: an experiment file."""
+    return tiny.write(tmp_path_factory.mktemp("mavil"), tiny.MAVIL)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MAViL's two stages at tiny size, trained by one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    _one(folder / "run", folder / "log")
-    return folder / "run"
+def alone(mavil: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    return _one(mavil, tmp_path_factory.mktemp("alone") / "run")
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same by two processes under FSDP2."""
-    folder = tmp_path_factory.mktemp("sharded")
-    _two(folder / "run", folder / "log", "fsdp")
-    return folder / "run"
+def sharded(mavil: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes under FSDP2."""
+    return _two(mavil, tmp_path_factory.mktemp("sharded") / "run", "fsdp")
 
 
-def test_two_processes_give_the_losses_of_one_under_ddp(tmp_path: Path, alone: Path) -> None:
-    _two(tmp_path / "run", tmp_path / "log", "ddp")
-    compare(tiny.metrics(alone), tiny.metrics(tmp_path / "run"))
+def test_ddp_gives_the_losses_of_one_process(tmp_path: Path, mavil: Path, alone: Path) -> None:
+    compare(tiny.metrics(alone), tiny.metrics(_two(mavil, tmp_path / "run", "ddp")))
 
 
-def test_two_processes_give_the_losses_of_one_under_fsdp(alone: Path, sharded: Path) -> None:
+def test_fsdp_gives_the_losses_of_one_process(alone: Path, sharded: Path) -> None:
     compare(tiny.metrics(alone), tiny.metrics(sharded))
 
 
-def test_one_process_continues_what_two_began_under_fsdp(
-    tmp_path: Path, alone: Path, sharded: Path
+def test_one_process_continues_what_two_began(
+    tmp_path: Path, mavil: Path, alone: Path, sharded: Path
 ) -> None:
     run = _cut_back(sharded, tmp_path / "run", stage1=15, stage2=0)
-    _one(run, tmp_path / "log")
-    compare(tiny.metrics(alone), tiny.metrics(run))
+    compare(tiny.metrics(alone), tiny.metrics(_one(mavil, run)))
 
 
-def test_two_processes_continue_what_one_began(tmp_path: Path, alone: Path) -> None:
+def test_two_processes_continue_what_one_began(tmp_path: Path, mavil: Path, alone: Path) -> None:
     run = _cut_back(alone, tmp_path / "run", stage1=20, stage2=5)
-    _two(run, tmp_path / "log", "fsdp")
-    compare(tiny.metrics(alone), tiny.metrics(run))
+    compare(tiny.metrics(alone), tiny.metrics(_two(mavil, run, "fsdp")))
 
 
-def _one(run: Path, log: Path) -> None:
-    process = tiny.start(MAVIL, [*tiny.MAVIL, *STEPS, f"run={run}"], output=log)
+def test_a_refusal_is_said_once_and_ends_every_process(
+    tmp_path: Path, mavil: Path, alone: Path
+) -> None:
+    run = shutil.copytree(alone, tmp_path / "run")
+    log = tmp_path / "log"
+    processes = tiny.start_ranks(mavil, [f"run={run}", "seed=1"], world=2, output=log)
+    assert [process.exitcode for process in processes] == [2, 2], log.read_text()
+    assert log.read_text().count("seed is 0 there and 1 here") == 1
+    assert "Traceback" not in log.read_text()
+
+
+def _one(path: Path, run: Path) -> Path:
+    log = run.with_name("log")
+    process = tiny.start(path, [f"run={run}"], output=log)
     process.join(tiny.PATIENCE)
     assert process.exitcode == 0, log.read_text()
+    return run
 
 
-def _two(run: Path, log: Path, mode: str) -> None:
-    overrides = [*tiny.MAVIL, *STEPS, f"run={run}", f"train.parallel={mode}"]
-    tiny.ranks(MAVIL, overrides, world=2, output=log)
+def _two(path: Path, run: Path, mode: str) -> Path:
+    log, overrides = run.with_name("log"), [f"run={run}", f"train.parallel={mode}"]
+    processes = tiny.start_ranks(path, overrides, world=2, output=log)
+    assert [process.exitcode for process in processes] == [0, 0], log.read_text()
+    return run
 
 
 def compare(expected: list[dict], found: list[dict]) -> None:
