@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,10 +19,13 @@ def main() -> None:
         split, index = line.split()
         try:
             render_clip(root, split, int(index), seed=seed)
+            answer = "done"
         except OSError as error:
-            print(f"error {error.strerror or error}", flush=True)
+            answer = f"error {error.strerror or error}"
+        try:
+            os.write(sys.stdout.fileno(), f"{answer}\n".encode())
+        except BrokenPipeError:  # the parent is gone
             return
-        print("done", flush=True)
 
 
 main()
