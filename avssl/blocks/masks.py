@@ -18,7 +18,7 @@ class RandomMask(nn.Module):
     """Hides a fixed share of the patches, drawn per sample without structure (arXiv 2111.06377).
 
     Args:
-        ratio: share of hidden patches, in [0, 1); floor(N * (1 - ratio)) patches are kept.
+        ratio: share of hidden patches, above 0 and below 1; floor(N * (1 - ratio)) patches are kept.
         patch: lengths of a patch along the axes of the input behind batch and channels.
 
     Example::
@@ -31,9 +31,9 @@ class RandomMask(nn.Module):
 
     def __init__(self, *, ratio: float, patch: list[int]) -> None:
         super().__init__()
-        if not 0 <= ratio < 1:
+        if not 0 < ratio < 1:
             raise ValueError(
-                f"random_mask hides a share in [0, 1) of the patches, not ratio {ratio}"
+                f"random_mask hides a share of the patches above 0 and below 1, not {ratio}"
             )
         self.ratio, self.patch = ratio, list(patch)
 
@@ -53,12 +53,14 @@ class RandomMask(nn.Module):
             mask: float32 [B, N], 1 where hidden.
 
         Raises:
-            ValueError: no patch would be kept.
+            ValueError: no patch would be kept, or none hidden.
         """
         patches = math.prod(patch_grid(like.shape[2:], self.patch))
         kept = self.count(patches)
         if kept == 0:
             raise ValueError(f"ratio {self.ratio} keeps none of {patches} patches: lower it")
+        if kept == patches:
+            raise ValueError(f"ratio {self.ratio} hides none of {patches} patches: raise it")
         noise = batch_uniform(like.shape[0], patches, device=like.device)  # [B, N]
         order = noise.argsort(dim=1)  # [B, N], kept patches first
         restore = order.argsort(dim=1)  # [B, N]

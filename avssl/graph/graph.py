@@ -104,7 +104,18 @@ class SubGraph(nn.Module):
         self.results = tuple((name, source.key) for name, source in spec.outputs.items())
 
     def forward(self, **inputs: Tensor | None) -> Tensor | dict[str, Tensor]:
-        """Run the sub-graph; inputs that are left out must be optional ones."""
+        """Run the sub-graph; inputs that are left out must be optional ones.
+
+        Raises:
+            UserError: an input is not one of the sub-graph's, or a required one is missing.
+        """
+        for name in inputs:
+            if name not in self.spec.inputs:
+                known = ", ".join(self.spec.inputs)
+                raise UserError(f"'{self.spec.name}' has no input '{name}'; it has {known}")
+        for name, item in self.spec.inputs.items():
+            if not item.optional and inputs.get(name) is None:
+                raise UserError(f"'{self.spec.name}' needs the input '{name}'")
         values: dict[str, Any] = {f"batch.{name}": inputs.get(name) for name in self.spec.inputs}
         execute_located(self.calls, self._modules, values)
         if len(self.results) == 1:
@@ -265,6 +276,9 @@ class Graph(nn.Module):
                 keys = {name: self._key(name) for name in asked}
                 self._plans[asked] = (plan(self.spec, list(keys.values())), keys)
             calls, keys = self._plans[asked]
+        for name, item in self.spec.inputs.items():
+            if not item.optional and name not in batch:
+                raise UserError(f"the batch has no '{name}', which '{self.spec.name}' reads")
         values: dict[str, Any] = {f"batch.{name}": batch.get(name) for name in self.spec.inputs}
         execute_located(calls, self._modules, values)
         return {name: values[key] for name, key in keys.items()}

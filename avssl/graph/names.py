@@ -154,6 +154,11 @@ class _Connector:
         for name, item in spec.inputs.items():
             if name not in self.read_inputs and not self.lost_source:
                 self.problems.add(item.place, f"no node reads the input '{name}'.")
+        if spec.losses and not any(loss.active for loss in spec.losses.values()):
+            first = next(iter(spec.losses.values()))
+            self.problems.add(
+                first.place, "every loss has weight 0 throughout, so nothing would be trained."
+            )
         if not spec.losses and not spec.outputs and not spec.unclear:
             self.problems.add(
                 Place(spec.place.file, 1, 1) if spec.path else spec.place,

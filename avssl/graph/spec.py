@@ -316,6 +316,9 @@ class _Reader:
                 self.catalogue.add_plugin(plugin, folder)
             except UserError as error:
                 self.value_problem(("plugins", index), f"{error}.")
+                continue
+            if plugin.endswith(".py"):
+                self.spec.files.append((folder or Path.cwd()) / plugin)
 
     def read_args(self, args: dict[str, Any], args_places: Callable[[str], Place] | None) -> None:
         """Defaults of the file, replaced by what the caller gives in the same type."""

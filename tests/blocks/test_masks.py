@@ -18,7 +18,7 @@ def test_recipe_counts(shape: list[int], patch: list[int], kept: int, patches: i
     assert masks["mask"].sum(1).tolist() == [patches - kept] * 2
 
 
-@pytest.mark.parametrize("tenths", range(10))
+@pytest.mark.parametrize("tenths", range(1, 10))
 def test_count_is_the_exact_floor(tenths: int) -> None:
     mask = RandomMask(ratio=tenths / 10, patch=[1])
     assert [mask.count(n) for n in range(1, 500)] == [
@@ -60,7 +60,9 @@ def test_every_patch_is_hidden_equally_often() -> None:
 
 
 def test_refusals_are_sentences() -> None:
-    with pytest.raises(ValueError, match="ratio 1"):
+    with pytest.raises(ValueError, match="above 0 and below 1"):
         RandomMask(ratio=1.0, patch=[1])
+    with pytest.raises(ValueError, match=r"ratio 1e-08 hides none of 4 patches"):
+        RandomMask(ratio=1e-8, patch=[1])(torch.zeros(1, 1, 4))
     with pytest.raises(ValueError, match=r"ratio 0\.9 keeps none of 4 patches"):
         RandomMask(ratio=0.9, patch=[1])(torch.zeros(1, 1, 4))
