@@ -82,22 +82,20 @@ class RunFolder:
                     f"{'; '.join(differences[:6])}{more}. "
                     "Give another folder with run=..., or remove this one."
                 )
-            return
-        if self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(item != _half(stored) for item in self.path.iterdir()):
             raise UserError(
                 f"{self.path} is not empty and not a run folder: give another one with run=..."
             )
+        else:
+            write_whole(stored, yaml.safe_dump(config, sort_keys=False))
         for source, target in placed.items():
-            (self.path / target).parent.mkdir(parents=True, exist_ok=True)
-            (self.path / target).write_bytes(source.read_bytes())
-        write_whole(stored, yaml.safe_dump(config, sort_keys=False))
+            if not (self.path / target).is_file():  # new, or killed before it was copied
+                write_whole(self.path / target, source.read_text(encoding="utf-8"))
 
     def _changed_files(self, placed: dict[Path, Path]) -> Iterator[str]:
         for source, target in placed.items():
             copy = self.path / target
-            if not copy.is_file():
-                yield f"{target} is missing there"
-            elif copy.read_bytes() != source.read_bytes():
+            if copy.is_file() and copy.read_bytes() != source.read_bytes():
                 yield from _first_difference(target, copy, source)
 
     def keep_metrics(self, stages: dict[str, int]) -> None:
@@ -134,12 +132,16 @@ def portable(experiment: Experiment, graphs: dict[str, str]) -> dict[str, Any]:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that it is there either whole or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with open(_half(path), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    os.replace(_half(path), path)
+
+
+def _half(path: Path) -> Path:
+    """Where a file is while it is being written."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _places(files: Iterable[Path]) -> dict[Path, Path]:

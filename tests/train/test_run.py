@@ -12,6 +12,7 @@ import torch
 import avssl.train.clips
 from avssl.errors import UserError
 from avssl.train.experiment import load_experiment
+from avssl.train.run_folder import RunFolder
 from tests.train import tiny
 
 Run = Callable[..., None]
@@ -123,6 +124,19 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, run: Run) -> None
     with pytest.raises(UserError, match="not empty and not a run folder"):
         run(tiny.write(tmp_path))
     assert [item.name for item in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_killed_while_its_folder_was_made_starts(tmp_path: Path) -> None:
+    experiment = load_experiment(tiny.write(tmp_path))
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / ".config.yaml.tmp").write_text("name: ti")
+    folder.claim(experiment.config, experiment.graphs, experiment.files)
+    copies = sorted(folder.path.rglob("*.yaml"))
+    assert len(copies) == 4
+    (folder.path / "towers" / "vit_audio.yaml").unlink()
+    folder.claim(experiment.config, experiment.graphs, experiment.files)
+    assert sorted(folder.path.rglob("*.yaml")) == copies
 
 
 def test_the_run_folder_stands_alone(tmp_path: Path, run: Run) -> None:
