@@ -38,6 +38,9 @@ def run_tool(main: Callable[[], int | None]) -> Callable[[], None]:
             sys.exit(2)
         except BrokenPipeError:
             sys.exit(0)
+        except KeyboardInterrupt:
+            print("stopped.", file=sys.stderr)
+            sys.exit(130)
         sys.exit(code or 0)
 
     return wrapped

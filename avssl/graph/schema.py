@@ -1,6 +1,7 @@
 """Types as schema: YAML values held against annotations of blocks and dataclasses."""
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -49,6 +50,8 @@ def convert(value: Any, annotation: Any) -> Any:
                 pass
     elif annotation is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if abs(value) > sys.float_info.max or value != value:
+                raise Mismatch("a finite number")
             return float(value)
     elif annotation is int:
         if isinstance(value, int) and not isinstance(value, bool):

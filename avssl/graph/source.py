@@ -12,6 +12,8 @@ import yaml
 from avssl.errors import ConfigError
 
 Keys = tuple[str | int, ...]
+DEEPEST = 50  # nested brackets
+MOST_VALUES = 100_000  # of one file, aliases counted as often as they stand
 
 
 class _Unknown:
@@ -127,10 +129,7 @@ class Document:
             if not equals or not all(path):
                 problems.add(place, "expected key=value, for example train.lr=1e-3.")
                 continue
-            try:
-                value = yaml.load(text, _Loader)
-            except yaml.YAMLError:
-                value = text
+            value = _read_value(text, place, problems)
             node = self.data
             for position, key in enumerate(path[:-1]):
                 inner = node.setdefault(key, {})
@@ -151,13 +150,20 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: ``1e-3`` is a number, ``on`` and ``no`` are words."""
+    """YAML 1.2 scalars: ``1e-3`` is a number; ``on``, ``2024-01-01`` and ``1:30`` are words."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if not tag.endswith((":bool", ":float", ":int", ":timestamp"))
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9]\d*)$"), list("-+0123456789")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF")
 )
@@ -185,28 +191,59 @@ def read_yaml(path: Path, problems: Problems, *, place: Place | None = None) -> 
     except UnicodeDecodeError:
         problems.add(place or Place(name), f"'{name}' is not a text file in UTF-8.")
         return None
-    loader = _Loader(text)
     document = Document({}, name, path)
+    start = Place(name, 1, 1)
+    root, value = _parse(text, document, start, problems)
+    if root is None:
+        return None
+    if not isinstance(root, yaml.MappingNode):
+        problems.add(_start(name, root), "expected a mapping of sections at the top.")
+        return None
+    document.data = value
+    return document
+
+
+def _read_value(text: str, place: Place, problems: Problems) -> Any:
+    """Read the value of a command-line assignment; what is not YAML is taken as a word."""
+    document, found = Document({}, place.file), Problems()
+    root, value = _parse(text, document, place, found)
+    if root is None:
+        return text if text else None
+    problems.found.update({(place, sentence): None for _, sentence in found.found})
+    return value
+
+
+def _parse(
+    text: str, document: Document, start: Place, problems: Problems
+) -> tuple[yaml.Node | None, Any]:
+    """Parse YAML text; (None, None) after a mistake that leaves nothing to read."""
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST:
+        problems.add(start, f"brackets are nested more than {DEEPEST} deep.")
+        return None, None
     try:
-        root = loader.get_single_node()
-        if root is None:
-            problems.add(Place(name, 1, 1), "the file is empty.")
-            return None
-        if not isinstance(root, yaml.MappingNode):
-            problems.add(_start(name, root), "expected a mapping of sections at the top.")
-            return None
-        document.data = _convert(root, (), document, loader, problems)
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                problems.add(start, "the file is empty.")
+                return None, None
+            return root, _Converter(document, loader, problems).convert(root, ())
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name, 1, 1)
+        where = Place(document.name, mark.line + 1, mark.column + 1) if mark else start
         problems.add(where, f"not valid YAML: {error.problem or error.context}.")
-        return None
-    except yaml.YAMLError as error:
-        problems.add(Place(name, 1, 1), f"not valid YAML: {error}.")
-        return None
-    finally:
-        loader.dispose()
-    return document
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        problems.add(start, f"not valid YAML: {reason}.")
+    except _TooLarge as error:
+        problems.add(start, str(error))
+    return None, None
 
 
 def find_file(name: str, beside: Path | None) -> Path | None:
@@ -236,33 +273,63 @@ def _start(name: str, node: yaml.Node) -> Place:
     return Place(name, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
-def _convert(
-    node: yaml.Node, path: Keys, document: Document, loader: _Loader, problems: Problems
-) -> Any:
-    """Turn a YAML node into plain values, recording the place of each key and value."""
-    place = document.values[path] = _start(document.name, node)
-    standard = "tag:yaml.org,2002:"
-    if not node.tag.startswith(standard) or node.tag.startswith(f"{standard}python"):
-        problems.add(place, f"tag '{node.tag}' is not allowed: plain values only.")
-        return UNKNOWN
-    if isinstance(node, yaml.SequenceNode):
-        return [
-            _convert(item, (*path, index), document, loader, problems)
-            for index, item in enumerate(node.value)
-        ]
-    if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
-    result: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        place = _start(document.name, key_node)
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            problems.add(place, f"key {key!r} is not a word; put it in quotes.")
-            continue
-        if key in result:
-            first = document.keys[(*path, key)]
-            problems.add(place, f"key '{key}' stands twice; first in line {first.line}.")
-            continue
-        document.keys[(*path, key)] = place
-        result[key] = _convert(value_node, (*path, key), document, loader, problems)
-    return result
+class _TooLarge(Exception):
+    """A file means more values than a configuration can have."""
+
+
+class _Converter:
+    """Turns YAML nodes into plain values, recording the place of each key and value."""
+
+    def __init__(self, document: Document, loader: _Loader, problems: Problems) -> None:
+        self.document, self.loader, self.problems = document, loader, problems
+        self.open: set[int] = set()  # nodes being converted, to find aliases of themselves
+        self.count = 0
+
+    def convert(self, node: yaml.Node, path: Keys) -> Any:
+        place = self.document.values[path] = _start(self.document.name, node)
+        self.count += 1
+        if self.count > MOST_VALUES:
+            raise _TooLarge(f"aliases make this more than {MOST_VALUES} values.")
+        if id(node) in self.open:
+            self.problems.add(place, "an alias refers to itself.")
+            return UNKNOWN
+        standard = "tag:yaml.org,2002:"
+        if not node.tag.startswith(standard) or node.tag.startswith(f"{standard}python"):
+            self.problems.add(place, f"tag '{node.tag}' is not allowed: plain values only.")
+            return UNKNOWN
+        self.open.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self.convert(item, (*path, i)) for i, item in enumerate(node.value)]
+            if isinstance(node, yaml.MappingNode):
+                return self.mapping(node, path)
+            return self.scalar(node, place)
+        finally:
+            self.open.discard(id(node))
+
+    def scalar(self, node: yaml.Node, place: Place) -> Any:
+        try:
+            return self.loader.construct_object(node)
+        except (ValueError, KeyError, OverflowError, yaml.YAMLError):
+            kind = node.tag.rpartition(":")[2]
+            self.problems.add(place, f"'{node.value}' is not of the type '{kind}'.")
+            return UNKNOWN
+
+    def mapping(self, node: yaml.MappingNode, path: Keys) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        keys = self.document.keys
+        for key_node, value_node in node.value:
+            place = _start(self.document.name, key_node)
+            plain = isinstance(key_node, yaml.ScalarNode)
+            key = self.scalar(key_node, place) if plain else None
+            if not isinstance(key, str):
+                if key is not UNKNOWN:
+                    self.problems.add(place, f"key {key!r} is not a word; put it in quotes.")
+                continue
+            if key in result:
+                first = keys[(*path, key)]
+                self.problems.add(place, f"key '{key}' stands twice; first in line {first.line}.")
+                continue
+            keys[(*path, key)] = place
+            result[key] = self.convert(value_node, (*path, key))
+        return result

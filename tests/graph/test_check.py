@@ -249,3 +249,71 @@ def test_every_config_is_in_order() -> None:
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
+
+
+HOSTILE = {
+    "alias bomb": (
+        "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+        + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
+        "more than 100000 values",
+    ),
+    "own alias": ("args: &a {x: *a}\n", "refers to itself"),
+    "deep": ("args: " + "[" * 3000 + "]" * 3000, "nested more than"),
+    "control bytes": ("args: \x00\x01\n", "not valid YAML"),
+    "wrong tag value": ("args: {x: !!int abc, y: !!bool abc}\n", "is not of the type 'int'"),
+    "list as key": ("args: {? [1, 2] : 3}\n", "is not a word"),
+    "infinite": (
+        GOOD.replace("temperature: 0.1", "temperature: .inf"),
+        "must be a finite number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_get_a_sentence_at_once(name: str, tmp_path: Path) -> None:
+    text, expected = HOSTILE[name]
+    start = time.perf_counter()
+    assert any(expected in message for message in messages(tmp_path, text))
+    assert time.perf_counter() - start < 5
+
+
+def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    from avssl.graph.source import Problems, read_yaml
+
+    path = tmp_path / "scalars.yaml"
+    path.write_text("a: 1e-3\nb: on\nc: 2024-13-45\nd: 1:30\ne: 010\nf: -12\ng: true\nh: ~\n")
+    document = read_yaml(path, Problems())
+    assert document is not None
+    assert document.data == {
+        "a": 0.001,
+        "b": "on",
+        "c": "2024-13-45",
+        "d": "1:30",
+        "e": "010",
+        "f": -12,
+        "g": True,
+        "h": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("args", "expected key=value"),
+        ("args={1: 2}", "is not a word"),
+        ("args=&a {x: *a}", "refers to itself"),
+        ("args=!!int abc", "is not of the type"),
+        ("args.width.x=1", "is 16, not a mapping"),
+    ],
+)
+def test_overrides_are_checked_alike(assignment: str, expected: str, tmp_path: Path) -> None:
+    from avssl.graph.source import Problems, read_yaml
+
+    path = tmp_path / "graph.yaml"
+    path.write_text(GOOD)
+    problems = Problems()
+    document = read_yaml(path, problems)
+    assert document is not None and not problems.found
+    document.override([assignment], problems)
+    (message,) = problems.messages()
+    assert message.startswith(f"command line '{assignment}': ") and expected in message
