@@ -18,7 +18,7 @@ class RandomMask(nn.Module):
     """Hides a fixed share of the patches, drawn per sample without structure (arXiv 2111.06377).
 
     Args:
-        ratio: share of hidden patches, above 0 and below 1; floor(N * (1 - ratio)) patches are kept.
+        ratio: share of hidden patches, above 0, below 1; floor(N * (1 - ratio)) are kept.
         patch: lengths of a patch along the axes of the input behind batch and channels.
 
     Example::

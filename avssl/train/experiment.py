@@ -124,6 +124,8 @@ class StageConfig:
         if self.epochs is None and self.steps is None:
             raise ValueError("give epochs or steps.")
         _above_zero(self, "epochs" if self.steps is None else "steps", "repeat")
+        if self.repeat > 100:
+            raise ValueError(f"repeat must be at most 100, found {self.repeat}.")
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ class Experiment:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("stages is empty: name at least one stage.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 2^32 - 1, found {self.seed}.")
         for name in self.stages:
             if not name.isidentifier() or name == "previous":
                 raise ValueError(

@@ -20,6 +20,7 @@ from avssl.data.corpora.scene import CLASSES, FPS, FRAMES, SECONDS, make_scene, 
 from avssl.data.manifest import Clip, Manifest
 from avssl.errors import UserError
 
+MOST = 200_000  # clips; 30 GB
 VERSION = 1  # raise it with any change that alters a clip
 CLIPS = 2600
 _BYTES = 160_000  # of one clip with its wav, generously
@@ -38,12 +39,16 @@ def ensure_corpus(
         workers: render processes; one per available core when None.
 
     Raises:
-        UserError: unknown corpus, a cache that cannot be written, or a full disk.
+        UserError: unknown corpus, no worker, a cache that cannot be written, or a full disk.
 
     A killed render goes on where it stopped. Of two processes that ask at the same time, the second
     waits for the first.
     """
     sizes = _sizes(name)
+    if (workers is not None and workers < 1) or seed < 0:
+        raise UserError(
+            f"rendering needs 1 worker or more and a seed of 0 or more: {workers=}, {seed=}"
+        )
     cache = cache or Path(os.environ.get("AVSSL_CACHE") or "~/.cache/avssl")
     cache = Path(cache).expanduser()
     folder = cache / f"{name}-v{VERSION}-seed{seed}"
@@ -76,10 +81,10 @@ def _sizes(name: str) -> dict[str, int]:
             "'scenes-48' and the like"
         )
     clips, step = int(match[1] or CLIPS), len(CLASSES)
-    if clips < 3 * step:
+    if not 3 * step <= clips <= MOST:
         raise UserError(
-            f"corpus '{name}' is too small: at least {3 * step} clips, "
-            "one of each class in each split"
+            f"corpus '{name}' must have {3 * step} (one clip of each class in each split) to "
+            f"{MOST:,} clips"
         )
     val = max(step, round(clips / 13 / step) * step)
     test = max(step, round(clips * 2 / 13 / step) * step)
