@@ -163,7 +163,7 @@ def read_state(path: Path) -> tuple[Progress, dict[str, Any]]:
         if record.pop("sha256") != _seal(record):
             raise ValueError("changed since it was written")
         return Progress(**record["progress"]), record["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"checkpoint {path.name} is damaged: {STATE} cannot be used ({error})."
         ) from error

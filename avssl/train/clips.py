@@ -77,4 +77,8 @@ def open_clips(config: DataConfig, world: World) -> Clips:
         UserError: the source is not there or holds no clip.
     """
     manifest = world.first(lambda: open_source(config))
-    return Clips(config, manifest or open_source(config), world)
+    clips = Clips(config, manifest or open_source(config), world)
+    train = clips._dataset("train", training=True)
+    if world.main:
+        print(train.describe(), flush=True)  # which clips serve, and which do not and why
+    return clips

@@ -13,6 +13,7 @@ import torch
 
 from avssl.errors import UserError
 from avssl.graph.graph import Graph
+from avssl.ops.attention import attention_backend
 from avssl.train import checkpoint, health, probes
 from avssl.train.checkpoint import Progress
 from avssl.train.flops import flops_per_clip, peak_flops
@@ -269,7 +270,8 @@ def describe(stage: Stage, world: World) -> str:
     return (
         f"{stage.name}: {trained / 1e6:.2f} M trained of {total / 1e6:.2f} M parameters, "
         f"{stage.recipe.steps} steps ({stage.recipe.warmup} warm-up), "
-        f"peak lr {stage.recipe.peak:.2e}, {precision} on {where}{resumed}"
+        f"peak lr {stage.recipe.peak:.2e}, {precision} on {where}, "
+        f"{attention_backend()}{resumed}"
     )
 
 

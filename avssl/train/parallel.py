@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from avssl.train.experiment import TrainConfig
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=12)  # the others wait while rank 0 scans or renders the data
 Mode = Literal["single", "ddp", "fsdp"]
 
 
@@ -124,7 +126,11 @@ def start(config: TrainConfig, batch: int) -> World:
     if batch % size:
         raise UserError(f"data.batch is {batch} clips, which {size} processes cannot share evenly.")
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            device_id=device if cuda else None,
+            timeout=PATIENCE,
+        )
     return World(rank, size, device, "fsdp" if config.parallel == "fsdp" else "ddp")
 
 
@@ -176,5 +182,6 @@ def _shard(graph: Graph, world: World) -> nn.Module:
         if any(True for _ in module.parameters()):
             fully_shard(module, mesh=mesh)
     fully_shard(graph, mesh=mesh)
-    graph({}, [])  # FSDP2 wants the first call to be the root's, and probes call towers
+    nothing = dict.fromkeys(graph.inputs, torch.empty(0))
+    graph(nothing, [])  # FSDP2 wants the first call to be the root's, and probes call towers
     return graph

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     world = parallel.start(config.train, config.data.batch)
     parallel.share_cores(world, config.data.workers)
     folder = RunFolder(Path(config.run))
-    with _disk_errors(folder.path):
+    with _disk_errors(folder.path), folder.held() if world.main else nullcontext():
         world.first(lambda: folder.claim(config, experiment.graphs, experiment.files))
         clips = open_clips(config.data, world)
         with StopRequest() as stop:

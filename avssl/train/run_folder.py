@@ -13,8 +13,11 @@ path.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +54,34 @@ class RunFolder:
         """Where the checkpoints of a stage instance lie."""
         return self.path / "checkpoints" / stage
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out of the folder, which is made if it is not there.
+
+        Raises:
+            UserError: the path is not a folder's, or another process trains here.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, ValueError) as error:
+            raise UserError(f"run={self.path} is not a folder: give another one.") from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise UserError("the name of the run folder is too long: give another one.") from error
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"another process trains in {self.path}: wait for it, or give another run "
+                    "folder with run=..."
+                ) from error
+            yield
+        finally:
+            os.close(folder)
+
     def claim(self, experiment: Experiment, graphs: dict[str, Path], files: Iterable[Path]) -> None:
         """Write config.yaml and the graph files, or make sure that those there are the same.
 
@@ -68,12 +99,7 @@ class RunFolder:
         )
         stored = self.path / "config.yaml"
         if stored.is_file():
-            try:
-                earlier = yaml.safe_load(stored.read_text(encoding="utf-8"))
-            except yaml.YAMLError as error:
-                raise UserError(
-                    f"{stored} cannot be read ({error}); give another run folder with run=..."
-                ) from error
+            earlier = _read_yaml(stored)
             differences = [*_differences(earlier, config), *self._changed_files(placed)]
             if differences:
                 more = f", and {len(differences) - 6} more" if len(differences) > 6 else ""
@@ -129,6 +155,18 @@ def portable(experiment: Experiment, graphs: dict[str, str]) -> dict[str, Any]:
     return config
 
 
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """A file of a run folder as a mapping."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+        reason = "it is not a mapping"
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = str(error).split("\n")[0]
+    raise UserError(f"{path} is damaged ({reason}); give another run folder with run=...")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that it is there either whole or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,11 +205,10 @@ def _differences(earlier: Any, now: Any, key: str = "") -> Iterator[str]:
 
 def _first_difference(target: Path, copy: Path, source: Path) -> Iterator[str]:
     """Compare two graph files by content, comments and layout aside."""
-    there, here = copy.read_text(encoding="utf-8"), source.read_text(encoding="utf-8")
     if target.suffix in (".yaml", ".yml"):
         yield from (
             f"{target.as_posix()}: {text}"
-            for text in _differences(yaml.safe_load(there), yaml.safe_load(here))
+            for text in _differences(_read_yaml(copy), _read_yaml(source))
         )
     else:
         yield f"{target.as_posix()} has another content"

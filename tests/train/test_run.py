@@ -186,3 +186,19 @@ def test_a_loader_that_dies_with_the_run_does_not_cost_the_checkpoint(
     monkeypatch.setattr(avssl.train.clips, "open_clips", Dying)
     run(tiny.write(tmp_path), "train.save_every=100")
     assert (tmp_path / "run" / "checkpoints" / "first" / "step-000004").is_dir()
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.held(), pytest.raises(UserError, match="another process trains in"):
+        with folder.held():
+            pass
+    with folder.held():  # free again
+        pass
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_a_run_folder_that_cannot_be_is_a_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="give another one"), RunFolder(tmp_path / name).held():
+        pass
