@@ -356,7 +356,7 @@ def running(manifest: Manifest, tmp_path: Path) -> Iterator[tuple[Any, list[psut
 
 
 def assert_gone(helpers: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(helpers, timeout=15)
+    _, alive = psutil.wait_procs(helpers, timeout=60)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -369,7 +369,7 @@ def test_no_orphans_when_the_parent_is_killed(running: Any) -> None:
 def test_interrupt_ends_everything_quietly(running: Any) -> None:
     process, helpers = running
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert_gone(helpers)
     assert errors.count("Traceback") <= 1  # the script's own KeyboardInterrupt
 
@@ -378,7 +378,7 @@ def test_a_killed_worker_is_one_sentence(running: Any) -> None:
     process, helpers = running
     worker = next(one for one in helpers if one.parent().pid != process.pid)  # type: ignore[union-attr]
     worker.kill()
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "error: a loader process was killed (signal 9)" in errors
     assert "Traceback" not in errors
