@@ -35,7 +35,7 @@ class Sample:
 
 
 class ClipDataset(Dataset[Sample]):
-    """The clips of one split that have every stream the configured inputs read.
+    """The clips of one split, or of all, that have every stream the configured inputs read.
 
     Everything random about an example follows from (seed, epoch, index): it is the same in any
     worker, in any number of workers, and after a resume.
@@ -43,7 +43,7 @@ class ClipDataset(Dataset[Sample]):
     Args:
         manifest: scanned clips (`avssl.data.source.open_source`).
         config: the `data` section.
-        split: train, val or test.
+        split: train, val or test; None for every clip.
         seed: of the random draws.
         training: random window and augmentation; None: only in the train split.
 
@@ -61,7 +61,7 @@ class ClipDataset(Dataset[Sample]):
         manifest: Manifest,
         config: DataConfig,
         *,
-        split: str = "train",
+        split: str | None = "train",
         seed: int = 0,
         training: bool | None = None,
     ) -> None:
@@ -75,7 +75,7 @@ class ClipDataset(Dataset[Sample]):
         self.rows: list[int] = []
         self.left_out: list[tuple[str, str]] = []
         for row, clip in enumerate(manifest.clips):
-            if clip.split != split:
+            if split is not None and clip.split != split:
                 continue
             reason = unusable(clip, audio=config.needs_audio, video=config.needs_video)
             if reason:
@@ -94,7 +94,9 @@ class ClipDataset(Dataset[Sample]):
 
     def describe(self, *, shown: int = 10) -> str:
         """One line for the clips that serve, and one for each of the first that do not."""
-        lines = [f"{self.split}: {len(self.clips)} clips serve, {len(self.left_out)} are left out"]
+        lines = [
+            f"{self.split or 'all'}: {len(self.clips)} clips serve, {len(self.left_out)} are left out"
+        ]
         lines += [f"  {path}: {reason}" for path, reason in self.left_out[:shown]]
         if len(self.left_out) > shown:
             lines.append(f"  and {len(self.left_out) - shown} more")
@@ -265,12 +267,13 @@ def unusable(clip: Clip, *, audio: bool, video: bool) -> str:
     return ""
 
 
-def _nothing(manifest: Manifest, split: str, left_out: list[tuple[str, str]]) -> str:
+def _nothing(manifest: Manifest, split: str | None, left_out: list[tuple[str, str]]) -> str:
     if left_out:
         path, reason = left_out[0]
+        of = f" of the split '{split}'" if split else ""
         return (
-            f"none of the {len(left_out)} clips of the split '{split}' in {manifest.root} can be "
-            f"used; the first, {path}: {reason}"
+            f"none of the {len(left_out)} clips{of} in {manifest.root} can be used; the first, "
+            f"{path}: {reason}"
         )
     counts: dict[str, int] = {}
     for clip in manifest.clips:

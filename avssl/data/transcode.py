@@ -21,6 +21,7 @@ from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip
 from avssl.data.scan import ProgressLine, ScanCache, folder_clips
 from avssl.errors import UserError
+from avssl.files import write_whole
 
 _CLOCK = 90000  # Hz: holds the times of all usual frame rates exactly
 _SETTINGS, _DONE = ".prepared.json", ".prepared.jsonl"
@@ -210,7 +211,7 @@ def _claim(target: Path, settings: Target) -> None:
             )
         return
     target.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(wanted, indent=1) + "\n")
+    write_whole(file, json.dumps(wanted, indent=1) + "\n")
 
 
 def _jobs(manifest: Manifest, target: Path) -> dict[str, _Job]:

@@ -134,10 +134,13 @@ def similarity_picture(path: Path, features: Features, *, title: str = "") -> No
 def curves_picture(path: Path, metrics: Path) -> None:
     """Curves of a run over its steps, one panel a quantity, from metrics.jsonl.
 
-    Stages follow one another on the x axis with a line and their name between them.
+    Stages follow one another on the x axis with a line and their name between them. Nothing is
+    drawn where nothing has changed yet.
     """
     series, bounds = read_metrics(metrics)
     panels = _panels(series)
+    if not panels:
+        return
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
     plt = _pyplot()

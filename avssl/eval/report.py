@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from avssl.eval.probes import Evaluation
+from avssl.files import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,8 +82,8 @@ def print_tables(models: Mapping[str, Evaluation]) -> None:
 def write_results(folder: Path, models: Mapping[str, Evaluation]) -> None:
     """Writes results.json and results.md into the run folder."""
     figures = {name: asdict(model) for name, model in models.items()}
-    (folder / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
-    (folder / "results.md").write_text(markdown(models))
+    write_whole(folder / "results.json", json.dumps(figures, indent=2) + "\n")
+    write_whole(folder / "results.md", markdown(models))
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def write_card(folder: Path, card: Card) -> Path:
     lines += ["", f"Versions: {versions}.", "", "## Configuration", "", "```yaml"]
     lines += [yaml.safe_dump(_short(dict(card.config)), sort_keys=False).rstrip(), "```", ""]
     path = folder / "card.md"
-    path.write_text("\n".join(lines))
+    write_whole(path, "\n".join(lines))
     return path
 
 

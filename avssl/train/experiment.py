@@ -305,6 +305,8 @@ def _references(
     stages: Sequence[tuple[str, GraphSpec, Callable[[], Mapping[str, Any]] | None]],
 ) -> References:
     found = References({name: Reference(spec, weights) for name, spec, weights in stages})
+    for name, _, _ in stages:  # a repeated stage is named by its last repetition
+        found[name.partition(".")[0]] = found[name]
     if stages:
         found["previous"] = found[stages[-1][0]]
     return found

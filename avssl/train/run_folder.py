@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from avssl.errors import UserError
+from avssl.files import half_written, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -108,7 +109,9 @@ class RunFolder:
                     f"{'; '.join(differences[:6])}{more}. "
                     "Give another folder with run=..., or remove this one."
                 )
-        elif self.path.is_dir() and any(item != _half(stored) for item in self.path.iterdir()):
+        elif self.path.is_dir() and any(
+            item != half_written(stored) for item in self.path.iterdir()
+        ):
             raise UserError(
                 f"{self.path} is not empty and not a run folder: give another one with run=..."
             )
@@ -165,21 +168,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = str(error).split("\n")[0]
     raise UserError(f"{path} is damaged ({reason}); give another run folder with run=...")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there either whole or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(_half(path), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(_half(path), path)
-
-
-def _half(path: Path) -> Path:
-    """Where a file is while it is being written."""
-    return path.with_name(f".{path.name}.tmp")
 
 
 def _places(files: Iterable[Path]) -> dict[Path, Path]:
