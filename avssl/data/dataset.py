@@ -94,9 +94,8 @@ class ClipDataset(Dataset[Sample]):
 
     def describe(self, *, shown: int = 10) -> str:
         """One line for the clips that serve, and one for each of the first that do not."""
-        lines = [
-            f"{self.split or 'all'}: {len(self.clips)} clips serve, {len(self.left_out)} are left out"
-        ]
+        name = self.split or "all splits"
+        lines = [f"{name}: {len(self.clips)} clips serve, {len(self.left_out)} are left out"]
         lines += [f"  {path}: {reason}" for path, reason in self.left_out[:shown]]
         if len(self.left_out) > shown:
             lines.append(f"  and {len(self.left_out) - shown} more")
