@@ -38,6 +38,11 @@ def run_tool(main: Callable[[], int | None]) -> Callable[[], None]:
             sys.exit(2)
         except BrokenPipeError:
             sys.exit(0)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print(f"error: '{error.filename}': {error.strerror}.", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
             sys.exit(130)
