@@ -204,5 +204,5 @@ def _masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     mean = target.mean(-1, keepdim=True)
     variance = (target - mean).square().sum(-1, keepdim=True) / (target.shape[-1] - 1)
     target = (target - mean) / (variance + 1e-6).sqrt()
-    error = (prediction.float() - target.float()).square().mean(-1)
+    error = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(-1)
     return (error * mask).sum() / mask.sum()

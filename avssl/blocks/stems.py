@@ -5,6 +5,7 @@ Letters: B batch, C channels, T frames, H W height width, N patches, K kept patc
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,9 +34,12 @@ def embed_patches(x: Tensor, proj: nn.Conv2d | nn.Conv3d, keep: Tensor | None) -
     axes = len(patch)
     x = x.reshape(*x.shape[:2], *pairs)  # [B, C, g0, p0, g1, p1, ...]
     x = x.permute(0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2))
-    x = x.reshape(x.shape[0], math.prod(grid), -1)  # [B, N, C * patch]
-    if keep is not None:
-        x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[2]))  # [B, K, C * patch]
+    # [B, g0, g1, ..., C, p0, p1, ...]
+    if keep is None:
+        x = x.reshape(x.shape[0], math.prod(grid), -1)  # [B, N, C * patch]
+    else:
+        rows = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
+        x = x[(rows, *torch.unravel_index(keep, grid))].flatten(2)  # [B, K, C * patch]
     return F.linear(x, proj.weight.flatten(1), proj.bias)
 
 

@@ -26,6 +26,8 @@ Shown = tuple[float, "av.VideoFrame"]  # time in s, picture
 # pixels: for these widths decord 0.6 takes its own row padding for pixels and raises
 DECORD_REFUSES = frozenset({16, 24, 48, 72})
 
+_SEEK_FROM = 1.5  # s: below it, decoding from the start is as fast as seeking
+
 # s: with B-frames a seek may land on the keyframe after the wanted time; then it starts earlier
 _MARGINS = (0.0, 1.0)
 
@@ -91,6 +93,8 @@ def pyav_pictures(
     Only for files whose scan has shown that seeking in them can be trusted.
     """
     wanted = np.asarray(times)
+    if wanted.min() < _SEEK_FROM:
+        return linear_pictures(path, times, size=size, rotation=rotation, frames=frames)
     for margin in _MARGINS:
         with opened(path) as container:
             stream = _prepared_stream(container)

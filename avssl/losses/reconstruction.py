@@ -5,6 +5,7 @@ Letters: B batch, N tokens, P values of a token.
 
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avssl.registry import register
@@ -36,5 +37,6 @@ class MaskedMse(nn.Module):
             raise ValueError(
                 f"prediction {list(prediction.shape)} and target {list(target.shape)} differ"
             )
-        error = (prediction.float() - target.detach().float()).square().mean(-1)  # [B, N]
+        error = F.mse_loss(prediction.float(), target.detach().float(), reduction="none")
+        error = error.mean(-1)  # [B, N]
         return error.mean() if self.tokens == "all" else (error * mask).sum() / mask.sum()

@@ -197,7 +197,7 @@ def prepare(session: Session, instance: Instance) -> Stage:
     )
     model = spread(graph, world, config)
     graph.train()
-    optimizer = make_optimizer(graph, config, fused=world.device.type == "cuda")
+    optimizer = make_optimizer(graph, config)
     path, progress = _newest(session, instance.name)
     recipe = _recipe(session, instance, seed)
     if path is not None and progress is not None:

@@ -60,7 +60,7 @@ def layer_of(module: nn.Module) -> dict[str, tuple[int, int]]:
     return layers
 
 
-def make_optimizer(graph: Graph, config: TrainConfig, *, fused: bool = False) -> torch.optim.AdamW:
+def make_optimizer(graph: Graph, config: TrainConfig) -> torch.optim.AdamW:
     """Build one AdamW with a group per (module, layer when it has layer decay, decayed or not).
 
     A group's ``lr_scale`` is the module's ``lr_scale`` times ``layer_decay ** (L + 1 - layer)``.
@@ -91,7 +91,7 @@ def make_optimizer(graph: Graph, config: TrainConfig, *, fused: bool = False) ->
         )
         group["params"].append(parameter)
     betas = (config.betas[0], config.betas[1])
-    return torch.optim.AdamW(list(groups.values()), 1.0, betas, config.eps, fused=fused)
+    return torch.optim.AdamW(list(groups.values()), 1.0, betas, config.eps, fused=True)
 
 
 def peak_lr(config: TrainConfig, batch: int) -> float:

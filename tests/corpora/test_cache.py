@@ -16,6 +16,7 @@ import pytest
 from avssl.data.corpora import cache as corpus_cache
 from avssl.data.corpora import ensure_corpus
 from avssl.data.corpora.render import decode_sound
+from avssl.data.corpora.scene import FRAMES
 from avssl.data.manifest import Manifest
 from avssl.errors import UserError
 
@@ -67,9 +68,9 @@ def test_files_decode_with_decord(corpus: Path) -> None:
     manifest = Manifest.read(corpus)
     for clip in manifest.clips[:8]:
         reader = decord.VideoReader(str(manifest.file(clip)), num_threads=1)
-        assert len(reader) == clip.frames == 48
+        assert len(reader) == clip.frames == FRAMES
         assert reader.get_avg_fps() == clip.fps == 16
-        assert reader[47].shape == (clip.height, clip.width, 3) == (96, 96, 3)
+        assert reader[FRAMES - 1].shape == (clip.height, clip.width, 3) == (96, 96, 3)
 
 
 def test_the_wav_is_the_track(corpus: Path) -> None:

@@ -325,7 +325,7 @@ def _rotor(stage: _Stage, scene: Scene, k: int) -> None:
     stage.shadow(0.0, r)
     stage.line([(0.0, 0.0), (0.0, y)], 0.04, stage.ink)
     rate = scene.curves["rate"][k]
-    for late in range(3):  # exposure: the blades of the last 1/16 s
+    for late in range(3):  # exposure: the blades of the last frame
         turn = scene.curves["turns"][max(0, k - late * STEP // 3)]
         for blade in range(blades):
             a = 2 * np.pi * (turn + blade / blades)

@@ -43,7 +43,7 @@ def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray) -> None:
         video = container.add_stream("libx264", rate=FPS)
         video.width = video.height = SIZE
         video.pix_fmt = "yuv420p"
-        video.options = {"preset": "ultrafast", "crf": "27", "g": str(FPS)}
+        video.options = {"preset": "ultrafast", "crf": "30", "g": str(FPS)}
         video.codec_context.thread_count = 1
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         audio.bit_rate = 64000

@@ -15,9 +15,9 @@ import numpy as np
 from avssl.data.corpora.weather import Weather
 
 SECONDS = 3.0
-FPS = 16
+FPS = 10
 FRAMES = int(SECONDS * FPS)
-STEP = 30  # curve samples per picture frame
+STEP = 48  # curve samples per picture frame
 RATE = FPS * STEP  # 480 curve samples per second
 SAMPLES = int(SECONDS * RATE) + 1
 
