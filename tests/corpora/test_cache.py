@@ -16,7 +16,7 @@ import pytest
 from avssl.data.corpora import cache as corpus_cache
 from avssl.data.corpora import ensure_corpus
 from avssl.data.corpora.render import decode_sound
-from avssl.data.corpora.scene import FRAMES
+from avssl.data.corpora.scene import FPS, FRAMES
 from avssl.data.manifest import Manifest
 from avssl.errors import UserError
 
@@ -69,7 +69,7 @@ def test_files_decode_with_decord(corpus: Path) -> None:
     for clip in manifest.clips[:8]:
         reader = decord.VideoReader(str(manifest.file(clip)), num_threads=1)
         assert len(reader) == clip.frames == FRAMES
-        assert reader.get_avg_fps() == clip.fps == 16
+        assert reader.get_avg_fps() == clip.fps == FPS
         assert reader[FRAMES - 1].shape == (clip.height, clip.width, 3) == (96, 96, 3)
 
 
