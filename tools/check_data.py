@@ -9,6 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
+from avssl.arguments import amount, count
 from avssl.errors import run_tool
 
 
@@ -19,8 +20,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, help="manifest.csv, or a folder of media")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--time-limit", type=float, default=120.0, help="seconds for one file")
+    parser.add_argument("--workers", type=count, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--time-limit", type=amount, default=120.0, help="seconds for one file")
     options = parser.parse_args()
 
     from avssl.data.prepare import check_data  # after the arguments: --help is quick

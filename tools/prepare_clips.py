@@ -14,6 +14,7 @@ import argparse
 import os
 from pathlib import Path
 
+from avssl.arguments import amount, count
 from avssl.errors import run_tool
 
 
@@ -25,13 +26,16 @@ def main() -> int:
     )
     parser.add_argument("source", type=Path, help="folder of media, or a manifest.csv")
     parser.add_argument("target", type=Path, help="folder for the prepared clips")
-    parser.add_argument("--short-side", type=int, default=256, help="pixels; never enlarged")
-    parser.add_argument("--fps", type=float, help="pictures per second; default: as they are")
-    parser.add_argument("--keyframes", type=int, default=25, help="pictures between keyframes")
-    parser.add_argument("--quality", type=int, default=23, help="x264's crf; lower is better")
-    parser.add_argument("--sample-rate", type=int, default=16000, help="Hz of the wav")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--time-limit", type=float, default=600.0, help="seconds for one file")
+    parser.add_argument("--short-side", type=count, default=256, help="pixels; never enlarged")
+    parser.add_argument("--fps", type=amount, help="pictures per second; default: as they are")
+    parser.add_argument("--keyframes", type=count, default=25, help="pictures between keyframes")
+    parser.add_argument(
+        "--quality", type=int, choices=range(52), metavar="CRF", default=23,
+        help="x264's crf, 0 to 51; lower is better",
+    )  # fmt: skip
+    parser.add_argument("--sample-rate", type=count, default=16000, help="Hz of the wav")
+    parser.add_argument("--workers", type=count, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--time-limit", type=amount, default=600.0, help="seconds for one file")
     options = parser.parse_args()
 
     from avssl.data.transcode import Target, prepare_clips  # after the arguments: --help is quick

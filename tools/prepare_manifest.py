@@ -16,6 +16,7 @@ import argparse
 import os
 from pathlib import Path
 
+from avssl.arguments import amount, count
 from avssl.errors import run_tool
 
 
@@ -27,8 +28,8 @@ def main() -> None:
     )
     parser.add_argument("source", type=Path, help="folder of media, or a manifest to complete")
     parser.add_argument("--out", type=Path, help="default: FOLDER/manifest.csv, or the manifest")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--time-limit", type=float, default=120.0, help="seconds for one file")
+    parser.add_argument("--workers", type=count, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--time-limit", type=amount, default=120.0, help="seconds for one file")
     parser.add_argument("--again", action="store_true", help="probe files that were probed before")
     options = parser.parse_args()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from avssl.arguments import count
 from avssl.data.corpora import ensure_corpus
 from avssl.data.corpora.sheet import contact_sheet
 from avssl.errors import run_tool
@@ -16,7 +17,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", default="scenes", help="scenes, or scenes-<clips>")
     parser.add_argument("--cache", type=Path, help="default: $AVSSL_CACHE or ~/.cache/avssl")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, help="render processes; default: one per core")
+    parser.add_argument("--workers", type=count, help="render processes; default: one per core")
     parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw one clip per class")
     options = parser.parse_args()
     if options.contact_sheet:

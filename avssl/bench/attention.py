@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from avssl.arguments import count
 from avssl.bench.timing import alternate
 from avssl.errors import UserError
 from avssl.ops.attention import (
@@ -22,11 +23,11 @@ from avssl.ops.attention import (
 def main(argv: Sequence[str]) -> int:
     """Print a table: tokens by backend; what cannot run here is named with its reason."""
     parser = argparse.ArgumentParser(prog="bench.py attention", description=__doc__)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[103, 260, 513, 785])
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=12)
-    parser.add_argument("--width", type=int, default=64, help="of a head")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tokens", type=count, nargs="+", default=[103, 260, 513, 785])
+    parser.add_argument("--batch", type=count, default=4)
+    parser.add_argument("--heads", type=count, default=12)
+    parser.add_argument("--width", type=count, default=64, help="of a head")
+    parser.add_argument("--rounds", type=count, default=7)
     options = parser.parse_args(argv)
     cuda = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from avssl.arguments import amount, count
 from avssl.bench.timing import alternate, median_ratio
 from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.data.container import MediaError
@@ -27,14 +28,14 @@ def main(argv: Sequence[str]) -> int:
     """Print clips/s of the loader, ms per clip by part, and the readers' ratio."""
     parser = argparse.ArgumentParser(prog="bench.py data", description=__doc__)
     parser.add_argument("source", nargs="?", default="corpus:scenes", help="as data.source")
-    parser.add_argument("--window", type=float, default=2.0, help="seconds")
-    parser.add_argument("--frames", type=int, default=8, help="pictures per window")
-    parser.add_argument("--size", type=int, default=96, help="pixels, square")
-    parser.add_argument("--bins", type=int, default=64, help="mel bins")
+    parser.add_argument("--window", type=amount, default=2.0, help="seconds")
+    parser.add_argument("--frames", type=count, default=8, help="pictures per window")
+    parser.add_argument("--size", type=count, default=96, help="pixels, square")
+    parser.add_argument("--bins", type=count, default=64, help="mel bins")
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
-    parser.add_argument("--batch", type=int, default=32, help="clips")
-    parser.add_argument("--seconds", type=float, default=15.0, help="how long to load")
-    parser.add_argument("--clips", type=int, default=8, help="clips read by decord and PyAV")
+    parser.add_argument("--batch", type=count, default=32, help="clips")
+    parser.add_argument("--seconds", type=amount, default=15.0, help="how long to load")
+    parser.add_argument("--clips", type=count, default=8, help="clips read by decord and PyAV")
     options = parser.parse_args(argv)
     rows = round(options.window * 100)
     try:

@@ -16,6 +16,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from avssl.arguments import count
 from avssl.bench.mavil_by_hand import MavilByHand
 from avssl.bench.timing import alternate, median_ratio
 from avssl.errors import UserError
@@ -66,8 +67,8 @@ def main(argv: Sequence[str]) -> int:
     """Print both times, their ratio and what held; exit code 1 where something did not."""
     parser = argparse.ArgumentParser(prog="bench.py graph", description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/mavil.yaml"))
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--batch", type=count, default=16)
+    parser.add_argument("--rounds", type=count, default=40)
     parser.add_argument(
         "--clock",
         choices=list(CLOCKS),

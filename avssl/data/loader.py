@@ -4,7 +4,6 @@ Letters: B batch (this rank's share of the global batch).
 """
 
 import copy
-import math
 import os
 import signal
 from collections import deque
@@ -58,14 +57,13 @@ def make_loader(
     the batch of a single process.
 
     Args:
-        rank, world: this rank gets rows [rank * b : (rank + 1) * b] of each global batch.
+        rank, world: this rank gets rows [rank * b : (rank + 1) * b] of each global batch, which
+            `avssl.train.parallel.start` has found to be a multiple of `world`.
         device: where the batches go; pictures are normalised there.
 
     Raises:
-        UserError: the batch is larger than the data set or not a multiple of `world`.
+        UserError: the batch is larger than the data set.
     """
-    if config.batch % world:
-        raise UserError(f"data.batch = {config.batch} is not a multiple of {world} processes")
     steps_per_epoch(dataset, config)
     dataset = copy.copy(dataset)
     dataset.seed = seed
@@ -85,20 +83,12 @@ def make_eval_loader(
     config: DataConfig,
     *,
     clips: int | None = None,
-    rank: int = 0,
-    world: int = 1,
     device: torch.device | str = "cpu",
 ) -> "Loader":
-    """Each clip once, in order, the last batch shorter; with `clips`, evenly spread ones.
-
-    With several ranks each gets the same number of batches; some clips may come twice then.
-    """
+    """Each clip once, in order, the last batch shorter; with `clips`, that many evenly spread."""
     number = len(dataset) if clips is None else min(clips, len(dataset))
-    chosen = [index * len(dataset) // number for index in range(number)]
-    share = math.ceil(number / world)
-    mine = [chosen[index % number] for index in range(rank * share, (rank + 1) * share)]
-    size = max(1, config.batch // world)
-    batches = [[(0, index) for index in mine[i : i + size]] for i in range(0, len(mine), size)]
+    chosen = [(0, index * len(dataset) // number) for index in range(number)]
+    batches = [chosen[i : i + config.batch] for i in range(0, number, config.batch)]
     return Loader(dataset, config, batches, device=device)
 
 

@@ -31,7 +31,6 @@ def prepare_manifest(
         workers: processes; limit: seconds for one file.
         again: probe rows that are scanned already, and do not use kept results.
     """
-    _positive(workers, limit)
     if source.is_dir():
         out = out or source / "manifest.csv"
         manifest = Manifest(out.parent, folder_clips(source, out.parent))
@@ -67,7 +66,6 @@ def prepare_manifest(
 
 def check_data(source: Path, *, workers: int, limit: float) -> int:
     """Decode every clip, print each bad one with the reason; 1 if there is one, else 0."""
-    _positive(workers, limit)
     if source.is_dir() and (source / "manifest.csv").is_file():
         source = source / "manifest.csv"
     if source.is_dir():
@@ -150,8 +148,3 @@ _STREAM = {"picture": "has_video", "sound": "has_audio"}
 
 def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counter.items())) or "none"
-
-
-def _positive(workers: int, limit: float) -> None:
-    if workers < 1 or not limit > 0:
-        raise UserError(f"--workers ({workers}) and --time-limit ({limit:g}) must be above 0")

@@ -57,8 +57,6 @@ def prepare_clips(
         UserError: the target holds clips with other settings, or is the source.
     """
     manifest = _manifest(source)
-    if workers < 1 or min(settings.short_side, settings.keyframes, settings.sample_rate) < 1:
-        raise UserError("--workers, --short-side, --keyframes and --sample-rate must be above 0")
     if os.path.realpath(target) == os.path.realpath(manifest.root):
         raise UserError(f"{target} is the folder of the clips themselves: name another one")
     _claim(target, settings)
@@ -204,7 +202,10 @@ def _claim(target: Path, settings: Target) -> None:
     file = target / _SETTINGS
     wanted = dataclasses.asdict(settings)
     if file.exists():
-        noted = json.loads(file.read_text())
+        try:
+            noted = json.loads(file.read_text())
+        except ValueError:
+            raise UserError(f"{file} is damaged: remove {target}, or name another folder") from None
         if noted != wanted:
             raise UserError(
                 f"{target} holds clips prepared with {noted}, not {wanted}: name another folder"

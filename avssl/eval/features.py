@@ -49,19 +49,6 @@ class Features:
         return self.select(self.labels >= 0)
 
 
-def unwrap(graph: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and DistributedDataParallel wrappers."""
-    from torch._dynamo.eval_frame import OptimizedModule
-
-    while True:
-        if isinstance(graph, OptimizedModule):
-            graph = graph._orig_mod
-        elif isinstance(graph, nn.parallel.DistributedDataParallel):
-            graph = graph.module
-        else:
-            return graph
-
-
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode inside, and afterwards the mode that each submodule had before."""
@@ -94,7 +81,6 @@ def embed(
     Raises UserError for an unknown module, port or input, features that are not [B, D], features
     that are not finite, and an empty loader.
     """
-    graph = unwrap(graph)
     modules = {name: _find(graph, name, source) for name, source in towers.items()}
     rows: dict[str, list[Tensor]] = {name: [] for name in towers}
     labels: list[Tensor] = []

@@ -38,14 +38,13 @@ def reconstruct(
     *,
     patch: Sequence[int],
     normalized: bool,
-    paste: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The input with masked patches as NaN, and the input as the decoder predicts it.
 
     input: [B, C, T, F] or [B, C, T, H, W]. prediction: [B, N, P] in the order of
     `avssl.ops.patches.patchify`. mask: [B, N], non-zero where masked.
     normalized: predictions are in units of each patch's own mean and deviation, which are taken
-    from the input. paste: visible patches, which no loss trains, show the input.
+    from the input. Visible patches, which no loss trains, show the input.
     """
     size = input.shape[2:]
     patches = patchify(input, patch)  # [B, N, P]
@@ -54,7 +53,7 @@ def reconstruct(
         prediction = prediction * deviation + mean
     hidden = mask.bool().unsqueeze(-1)  # [B, N, 1]
     masked = torch.where(hidden, torch.nan, patches)
-    shown = torch.where(hidden, prediction, patches) if paste else prediction
+    shown = torch.where(hidden, prediction, patches)
     return unpatchify(masked, size, patch), unpatchify(shown, size, patch)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avssl.graph.names import connect
+from avssl.graph.reader import read_graph
 from avssl.graph.source import Document, Problems
-from avssl.graph.spec import GraphSpec, Reference, read_graph
+from avssl.graph.spec import GraphSpec, Reference
 
 if TYPE_CHECKING:
     from avssl.graph.dryrun import Trace

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from avssl.errors import UserError
 from avssl.graph.names import connect
+from avssl.graph.reader import read_graph
 from avssl.graph.source import Document, Place, Problems
 from avssl.graph.spec import (
     GraphSpec,
@@ -20,7 +21,6 @@ from avssl.graph.spec import (
     ModuleOptions,
     Node,
     Reference,
-    read_graph,
     split_reference,
 )
 from avssl.schedules import Schedule

@@ -136,7 +136,7 @@ def _xformers_problem() -> str | None:
         q = torch.zeros(1, 8, 1, 64, device="cuda", dtype=torch.float16, requires_grad=True)
         _xformers(q, q, q).sum().backward()
     except ImportError as error:
-        return f"xformers cannot be imported ({error}); install it with `pip install xformers`"
+        return f"xformers cannot be imported ({error}); install it with `pip install -e '.[cuda]'`"
     except (NotImplementedError, RuntimeError) as error:
         return f"xformers has no kernel for this GPU and torch ({str(error).splitlines()[0]})"
     return None

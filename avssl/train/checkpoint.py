@@ -51,6 +51,7 @@ class Progress:
         steps: steps of the whole stage.
         finished: the stage is complete, its last probe included.
         seconds: wall time spent on the stage so far, over all restarts.
+        clips: number and fingerprint of the clips it is trained on.
     """
 
     stage: str
@@ -58,6 +59,7 @@ class Progress:
     steps: int
     finished: bool
     seconds: float
+    clips: str
 
 
 def save(
@@ -248,9 +250,7 @@ def _write(
             file.flush()
             os.fsync(file.fileno())
         _sync(temporary)
-        if (
-            final.exists()
-        ):  # a damaged one of the same step, or the stage's last step now marked as finished
+        if final.exists():  # damaged, for else training would have gone on from it
             shutil.rmtree(final)
         os.rename(temporary, final)
         _sync(folder)

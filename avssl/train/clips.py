@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,13 @@ class Clips:
     def steps_per_epoch(self) -> int:
         """Full global batches in the train split."""
         return steps_per_epoch(self._dataset("train", training=True), self.config)
+
+    @property
+    def fingerprint(self) -> str:
+        """Number of train clips, and a checksum of which they are: "2000 (5c1d9a0b)"."""
+        clips = self._dataset("train", training=True).clips
+        rows = "\n".join(f"{clip.path} {clip.start} {clip.end}" for clip in clips)
+        return f"{len(clips)} ({hashlib.sha256(rows.encode()).hexdigest()[:8]})"
 
     @property
     def description(self) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from typing import Any, Literal
 from avssl.data.config import DataConfig
 from avssl.graph.check import check_spec
 from avssl.graph.names import connect
+from avssl.graph.reader import read_graph
 from avssl.graph.schema import fill
 from avssl.graph.source import Document, Keys, Place, Problems, find_file, read_yaml
-from avssl.graph.spec import GraphSpec, Reference, read_graph
+from avssl.graph.spec import GraphSpec, Reference
 from avssl.train.inputs import check_inputs
 
 
@@ -39,6 +40,8 @@ class TrainConfig:
         compile: run the graph through torch.compile.
         checkpoint_activations: recompute transformer blocks in the backward pass instead of keeping
             their insides.
+        attention: "auto" takes xformers on CUDA where its kernels run, SDPA elsewhere; "plain" is
+            the slow reference.
         parallel: under torchrun, "auto" and "ddp" copy the model, "fsdp" shards it.
         device: "auto" takes CUDA where there is one.
         save_every: steps between two checkpoints; one is also written at the end of a stage and on
@@ -58,6 +61,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     checkpoint_activations: bool = False
+    attention: Literal["auto", "xformers", "sdpa", "plain"] = "auto"
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     save_every: int = 500

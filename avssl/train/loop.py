@@ -117,9 +117,10 @@ def _steps(
     config, world, steps = session.experiment.config, session.world, stage.recipe.steps
     began = now() - stage.seconds
     measure = functools.partial(probes.online, session, stage.graph, stage.name)
+    clips = session.clips.fingerprint
 
     def save(done: int) -> None:
-        progress = Progress(stage.name, done, steps, done == steps, now() - began)
+        progress = Progress(stage.name, done, steps, done == steps, now() - began, clips)
         folder, keep = session.folder.checkpoints(stage.name), config.train.keep
         checkpoint.save(folder, progress, stage.graph, stage.optimizer, keep=keep)
 
@@ -131,7 +132,7 @@ def _steps(
         batch = next_batch(session, batches)
         arrived = now()
         if batch is None:
-            if step > stage.start:
+            if step > stage.start and step % config.train.save_every:
                 save(step)
             report.say(
                 f"{stage.name}: ended at step {step}. The same command continues from there."
@@ -190,7 +191,7 @@ def prepare(session: Session, instance: Instance) -> Stage:
     checkpoint."""
     experiment, world = session.experiment, session.world
     config = experiment.config.train
-    weights = functools.partial(stage_weights, session.folder.path)
+    weights = functools.cache(functools.partial(stage_weights, session.folder.path))
     seed = stage_seed(experiment.config.seed, instance.name)
     graph = Graph.from_spec(
         instance.spec, references=experiment.references(instance, weights), seed=seed
@@ -201,11 +202,11 @@ def prepare(session: Session, instance: Instance) -> Stage:
     path, progress = _newest(session, instance.name)
     recipe = _recipe(session, instance, seed)
     if path is not None and progress is not None:
-        if progress.steps != recipe.steps:
+        if progress.clips != session.clips.fingerprint:
             raise UserError(
-                f"{instance.name} had {progress.steps} steps when it was started and has "
-                f"{recipe.steps} now: the number of train clips changed. Give another run folder "
-                "with run=..."
+                f"{instance.name} was started on the train clips {progress.clips} and finds "
+                f"{session.clips.fingerprint} now (number and checksum of the paths): bring the "
+                "earlier clips back, or give another run folder with run=..."
             )
         checkpoint.load(path, graph, optimizer)
     start, seconds = (progress.step, progress.seconds) if progress else (0, 0.0)

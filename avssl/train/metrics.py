@@ -27,7 +27,9 @@ class MetricsWriter:
         self.stage = stage
         self.file = open(folder.metrics, "a", encoding="utf-8") if active else None
         self.board = (
-            SummaryWriter(str(folder.path / "tensorboard" / stage), purge_step=step + 1)
+            SummaryWriter(
+                str(folder.path / "tensorboard" / stage), purge_step=step + 1 if step else 0
+            )
             if active
             else None
         )

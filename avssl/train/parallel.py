@@ -72,14 +72,14 @@ class World:
         """Do something on rank 0 while the others wait; gives its result there, None elsewhere.
 
         Raises:
-            UserError: on rank 0, what the work raised; the other processes end silently.
+            Exception: on rank 0, what the work raised; the other processes end silently.
         """
         result: T | None = None
-        error: UserError | None = None
+        error: Exception | None = None
         if self.main:
             try:
                 result = work()
-            except UserError as found:
+            except Exception as found:  # the others must hear of it, whatever it is
                 error = found
         failed = self.agree("failed" if error else None)
         if error is not None:

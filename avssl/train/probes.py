@@ -129,7 +129,7 @@ def _evaluate(
     from avssl.train.loop import stage_seed
 
     experiment = session.experiment
-    weights = functools.partial(stage_weights, session.folder.path)
+    weights = functools.cache(functools.partial(stage_weights, session.folder.path))
     seed = stage_seed(experiment.config.seed, instance.name)
     graph = Graph.from_spec(
         instance.spec, references=experiment.references(instance, weights), seed=seed

@@ -24,6 +24,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     """
     experiment = load_experiment(path, overrides)
 
+    from avssl.ops.attention import set_attention_backend
     from avssl.train import parallel, probes
     from avssl.train.clips import open_clips
     from avssl.train.loop import Session, run_stages
@@ -33,6 +34,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     config = experiment.config
     world = parallel.start(config.train, config.data.batch)
     parallel.share_cores(world, config.data.workers)
+    set_attention_backend(None if config.train.attention == "auto" else config.train.attention)
     folder = RunFolder(Path(config.run))
     with _disk_errors(folder.path), folder.held() if world.main else nullcontext():
         world.first(lambda: folder.claim(config, experiment.graphs, experiment.files))

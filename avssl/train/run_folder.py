@@ -37,7 +37,7 @@ HARMLESS = frozenset(
     {
         "run", "name", "data.cache", "data.workers", "data.prefetch", "data.time_limit",
         "data.max_bad_share", "train.save_every", "train.keep", "train.log_every", "train.device",
-        "train.parallel", "probe.every", "probe.pictures", "probe.final",
+        "train.parallel", "train.attention", "probe.every", "probe.pictures", "probe.final",
     }
 )  # fmt: skip
 
@@ -147,12 +147,13 @@ class RunFolder:
 
 
 def portable(experiment: Experiment, graphs: dict[str, str]) -> dict[str, Any]:
-    """The merged configuration as plain values, free of absolute paths."""
+    """The merged configuration as plain values, paths relative to the run folder."""
     config = asdict(experiment)
     config["run"] = "."
     config["data"]["cache"] = None
-    if os.path.isabs(config["data"]["source"]):
-        config["data"]["source"] = os.path.relpath(config["data"]["source"])
+    if not experiment.data.source.startswith("corpus:"):
+        source = os.path.expanduser(experiment.data.source)
+        config["data"]["source"] = os.path.relpath(source, experiment.run)
     for stage, graph in graphs.items():
         config["stages"][stage]["graph"] = graph
     return config

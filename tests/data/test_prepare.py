@@ -111,6 +111,9 @@ def test_prepared_clips(
     assert "1 of 2 files are prepared already" in capsys.readouterr().out
     with pytest.raises(UserError, match="name another folder"):
         prepare_clips(raw, target, dataclasses.replace(settings, fps=25.0), workers=1, limit=9)
+    (target / ".prepared.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged: remove"):
+        prepare_clips(raw, target, settings, workers=1, limit=9)
 
 
 def test_prepared_clips_at_another_rate(numbered: Any, tmp_path: Path, number_in: Any) -> None:

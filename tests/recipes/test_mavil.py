@@ -12,8 +12,9 @@ from torch import Tensor
 from avssl.blocks.layers import LayerNorm, Linear
 from avssl.graph.graph import Graph
 from avssl.graph.names import connect
+from avssl.graph.reader import read_graph
 from avssl.graph.source import Problems
-from avssl.graph.spec import Reference, read_graph
+from avssl.graph.spec import Reference
 from avssl.train.experiment import load_experiment
 
 GRAPHS = Path(__file__).parents[2] / "configs" / "graphs"

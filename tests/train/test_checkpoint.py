@@ -33,7 +33,7 @@ def made(seed: int) -> tuple[Model, torch.optim.AdamW]:
 
 
 def save(folder: Path, step: int, model: Model, optimizer: torch.optim.AdamW) -> None:
-    progress = Progress("stage1", step, 100, False, 1.5)
+    progress = Progress("stage1", step, 100, False, 1.5, "8 (0)")
     checkpoint.save(folder, progress, model, optimizer, keep=2)
 
 
@@ -42,7 +42,11 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     save(tmp_path, 3, model, optimizer)
     other, other_optimizer = made(1)
     path, progress, damaged = checkpoint.newest(tmp_path)
-    assert path is not None and progress == Progress("stage1", 3, 100, False, 1.5) and not damaged
+    assert (
+        path is not None
+        and progress == Progress("stage1", 3, 100, False, 1.5, "8 (0)")
+        and not damaged
+    )
     checkpoint.load(path, other, other_optimizer)
     for key, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[key], value)

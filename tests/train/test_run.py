@@ -12,7 +12,7 @@ import torch
 import avssl.train.clips
 from avssl.errors import UserError
 from avssl.train.experiment import load_experiment
-from avssl.train.run_folder import RunFolder
+from avssl.train.run_folder import RunFolder, portable
 from tests.train import tiny
 
 Run = Callable[..., None]
@@ -116,6 +116,33 @@ def test_another_configuration_is_refused_and_what_differs_is_named(
         run(path, "stages.second.steps=2")
     tiny.write(tmp_path, student="# a comment more\n" + tiny.STUDENT)
     run(path, "stages.second.steps=2", "data.workers=3", "train.log_every=1", "train.save_every=9")
+
+
+def test_other_clips_are_refused_when_a_run_is_continued(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopping(tiny.TinyClips):
+        def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
+            for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
+                if number == 2:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield batch
+
+    path = tiny.write(tmp_path)
+    monkeypatch.setattr(avssl.train.clips, "open_clips", Stopping)
+    run(path)
+    monkeypatch.setattr(tiny.TinyClips, "fingerprint", "63 (less)")
+    with pytest.raises(UserError, match=r"first was started on the train clips 64 \(tiny\) and"):
+        run(path)
+
+
+def test_the_source_is_kept_relative_to_the_run_folder(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path)
+    for source in (tmp_path / "clips", Path(os.path.relpath(tmp_path / "clips"))):
+        config = load_experiment(path, [f"data.source={source}"]).config
+        assert portable(config, {})["data"]["source"] == os.path.join("..", "clips")
+    config = load_experiment(path, ["data.source=corpus:scenes"]).config
+    assert portable(config, {})["data"]["source"] == "corpus:scenes"
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, run: Run) -> None:

@@ -141,6 +141,7 @@ def _render(root: Path, sizes: dict[str, int], *, seed: int, workers: int) -> No
                     stdout=subprocess.PIPE,
                     text=True,
                     env=environment,
+                    start_new_session=True,  # Ctrl-C is for this process, which ends them
                 )
                 assert process.stdin and process.stdout
                 processes.append(process)
