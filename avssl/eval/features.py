@@ -6,7 +6,7 @@ Letters: B batch, N clips, D width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,20 +81,39 @@ def embed(
     Raises UserError for an unknown module, port or input, features that are not [B, D], features
     that are not finite, and an empty loader.
     """
-    modules = {name: _find(graph, name, source) for name, source in towers.items()}
-    rows: dict[str, list[Tensor]] = {name: [] for name in towers}
+    return embed_each({"": graph}, towers, loader, device=device, clips=clips)[""]
+
+
+def embed_each(
+    graphs: Mapping[str, nn.Module],
+    towers: Mapping[str, str],
+    loader: Iterable[Mapping[str, Any]],
+    *,
+    device: torch.device | str,
+    clips: int | None = None,
+) -> dict[str, Features]:
+    """`embed` for several graphs with the same towers; the loader is read once."""
+    modules = {
+        (model, name): _find(graph, name, source)
+        for model, graph in graphs.items()
+        for name, source in towers.items()
+    }
+    rows: dict[tuple[str, str], list[Tensor]] = {key: [] for key in modules}
     labels: list[Tensor] = []
     numbers: list[Tensor] = []
-    with torch.no_grad(), evaluating(graph):
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for graph in graphs.values():
+            stack.enter_context(evaluating(graph))
         for batch in loader:
-            for name, (module, port) in modules.items():
+            for (model, name), (module, port) in modules.items():
                 if name not in batch:
                     raise UserError(
                         f"the probe reads the input {name!r}, but a batch holds "
                         f"{', '.join(sorted(batch))}: name an entry of `data.inputs`"
                     )
                 out = module(x=batch[name].to(device, non_blocking=True))
-                rows[name].append(_vector(out, name, port))
+                rows[model, name].append(_vector(out, name, port))
             labels.append(batch["label"].cpu())
             numbers.append(batch["clip"].cpu())
             if clips is not None and sum(map(len, numbers)) >= clips:
@@ -102,12 +121,16 @@ def embed(
     if not numbers:
         raise UserError("no clip to compute features of: the split is empty")
     index = _once(torch.cat(numbers)[:clips])
-    features = Features(
-        {name: torch.cat(x)[index] for name, x in rows.items()},
-        torch.cat(labels)[index],
-        torch.cat(numbers)[index],
-    )
-    for name, x in features.vectors.items():
+    features = {
+        model: Features(
+            {name: torch.cat(rows[model, name])[index] for name in towers},
+            torch.cat(labels)[index],
+            torch.cat(numbers)[index],
+        )
+        for model in graphs
+    }
+    for model, name in modules:
+        x = features[model][name]
         bad = int((~x.isfinite().all(1)).sum())
         if bad:
             raise UserError(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avssl.errors import UserError
-from avssl.eval.features import Features, embed
+from avssl.eval.features import Features, embed, embed_each
 from avssl.eval.metrics import Retrieval, confusion, knn, linear_probe, rankme, retrieval
 
 SUBSET = 200  # test clips of the second retrieval figure: chance R@1 is 0.5 % whatever the corpus
@@ -79,20 +79,21 @@ def probe(graph: nn.Module, config: ProbeConfig, loaders: Mapping[str, Loader]) 
 
 
 def final_evaluation(
-    graph: nn.Module, config: ProbeConfig, loaders: Mapping[str, Loader]
-) -> tuple[Evaluation, Features]:
+    graphs: Mapping[str, nn.Module], config: ProbeConfig, loaders: Mapping[str, Loader]
+) -> dict[str, tuple[Evaluation, Features]]:
     """The figures of the final table, and the test features (for the similarity picture).
 
-    loaders: "train", whose clips fit the linear probe and vote in kNN, and "test", read once;
-    both without augmentation, each clip once.
+    graphs: name of a model -> its graph, or the towers of it. loaders: "train", whose clips fit
+    the linear probe and vote in kNN, and "test"; both without augmentation, each clip once, and
+    read once for all models.
     """
-    device = _device(graph)
     missing = {"train", "test"} - set(loaders)
     if missing:
         raise UserError(f"the final evaluation needs the splits train and test, missing: {missing}")
-    train = embed(graph, config.towers, loaders["train"], device=device)
-    test = embed(graph, config.towers, loaders["test"], device=device)
-    return evaluate(train, test), test
+    device = _device(next(iter(graphs.values())))
+    train = embed_each(graphs, config.towers, loaders["train"], device=device)
+    test = embed_each(graphs, config.towers, loaders["test"], device=device)
+    return {name: (evaluate(train[name], test[name]), test[name]) for name in graphs}
 
 
 def evaluate(train: Features, test: Features) -> Evaluation:

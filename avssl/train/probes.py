@@ -9,6 +9,7 @@ import platform
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from avssl.data.config import FramesConfig
 from avssl.eval.features import evaluating
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from avssl.eval.features import Features
     from avssl.graph.spec import Log
     from avssl.train.experiment import Instance
     from avssl.train.loop import Session
@@ -102,19 +102,20 @@ def _draw(
 def final_table(session: Session) -> None:
     """Measure the untrained model and the end of every stage on the test split; write results,
     pictures and card."""
-    config = session.experiment.config
+    config, instances = session.experiment.config, session.experiment.instances
     results: dict[str, Evaluation] = {}
-    features: Features | None = None
     if config.probe.towers and config.probe.final:
-        instances = session.experiment.instances
-        results["untrained"], _ = _evaluate(session, instances[0], trained=False)
-        for instance in instances:
-            results[instance.name], features = _evaluate(session, instance, trained=True)
+        print("measuring the untrained model and each stage on the test split", flush=True)
+        models = {"untrained": _towers(session, instances[0], trained=False)}
+        models |= {item.name: _towers(session, item, trained=True) for item in instances}
+        loaders = {split: session.clips.split(split) for split in ("train", "test")}
+        found = final_evaluation(models, config.probe, loaders)
+        results = {name: evaluation for name, (evaluation, _) in found.items()}
         write_results(session.folder.path, results)
         print_tables(results)
-    if features is not None and config.probe.pictures:
+        features = found[instances[-1].name][1]
         pair = list(features.vectors.values())
-        if len(pair) == 2 and pair[0].shape == pair[1].shape:
+        if config.probe.pictures and len(pair) == 2 and pair[0].shape == pair[1].shape:
             similarity_picture(
                 session.folder.pictures / "similarity.png", features, title=config.name
             )
@@ -123,9 +124,8 @@ def final_table(session: Session) -> None:
     write_card(session.folder.path, _card(session, results))
 
 
-def _evaluate(
-    session: Session, instance: Instance, *, trained: bool
-) -> tuple[Evaluation, Features]:
+def _towers(session: Session, instance: Instance, *, trained: bool) -> nn.ModuleDict:
+    """The probed modules of a stage instance, before training or after it."""
     from avssl.train.loop import stage_seed
 
     experiment = session.experiment
@@ -140,9 +140,9 @@ def _evaluate(
             state, {name: x.shape for name, x in graph.state_dict().items()}, instance.name
         )
         graph.load_state_dict(state)
-    graph.to(session.world.device)
-    loaders = {split: session.clips.split(split) for split in ("train", "test")}
-    return final_evaluation(graph, experiment.config.probe, loaders)
+    names = {source.partition(".")[0] for source in experiment.config.probe.towers.values()}
+    towers = {name: module for name, module in graph.named_children() if name in names}
+    return nn.ModuleDict(towers).to(session.world.device)
 
 
 def _card(session: Session, results: dict[str, Evaluation]) -> Card:
