@@ -16,8 +16,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @pytest.mark.parametrize("normalized", [True, False])
-@pytest.mark.parametrize("paste", [True, False])
-def test_a_perfect_prediction_gives_the_input(normalized: bool, paste: bool) -> None:
+def test_a_perfect_prediction_gives_the_input(normalized: bool) -> None:
     x = torch.randn(2, 3, 4, 32, 32) * 3 + 1
     patches = patchify(x, (2, 16, 16))
     mask = torch.zeros(2, 8)
@@ -27,9 +26,7 @@ def test_a_perfect_prediction_gives_the_input(normalized: bool, paste: bool) -> 
         target = (patches - patches.mean(-1, keepdim=True)) / (
             patches.var(-1, keepdim=True) + 1e-6
         ).sqrt()
-    masked, shown = pictures.reconstruct(
-        x, target, mask, patch=[2, 16, 16], normalized=normalized, paste=paste
-    )
+    masked, shown = pictures.reconstruct(x, target, mask, patch=[2, 16, 16], normalized=normalized)
     assert torch.allclose(shown, x, atol=1e-5)
     assert torch.equal(masked.isnan(), unpatchify(
         mask.unsqueeze(-1).expand_as(patches), (4, 32, 32), (2, 16, 16)).bool())  # fmt: skip
