@@ -1,4 +1,4 @@
-"""Text files that are there either whole or as they were before."""
+"""Text files that are there either whole or as they were before, and the cache folder."""
 
 import os
 from pathlib import Path
@@ -12,6 +12,11 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(half_written(path), path)
+
+
+def cache_folder(chosen: str | os.PathLike[str] | None = None) -> Path:
+    """Where built-in corpora and scan results are kept: `chosen`, else the usual place."""
+    return Path(chosen or os.environ.get("AVSSL_CACHE") or "~/.cache/avssl").expanduser()
 
 
 def half_written(path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,8 +35,4 @@ def load_graph(run: str | os.PathLike[str], *, stage: str | None = None) -> Grap
     name = stage or list(instances)[-1]
     if name not in instances:
         raise UserError(f"{folder} has no stage {name!r}: its stages are {', '.join(instances)}")
-    weights = functools.cache(functools.partial(stage_weights, folder))
-    references = experiment.references(instances[name], weights)
-    graph = Graph.from_spec(instances[name].spec, references=references, seed=0)
-    graph.load_state_dict(stage_weights(folder, name))
-    return graph.eval()
+    return Graph.from_weights(instances[name].spec, stage_weights(folder, name)).eval()

@@ -85,7 +85,8 @@ class Catalogue:
         """Add the blocks of a ``.py`` file (relative to ``folder``) or of an entry point.
 
         Raises:
-            UserError: there is no such file or entry point, or it cannot be read as Python.
+            UserError: there is no such file or entry point, it cannot be read as Python, or it
+                registers a name that is taken.
         """
         if not plugin.endswith(".py"):
             found = importlib.metadata.entry_points(group="avssl.blocks", name=plugin)
@@ -107,6 +108,12 @@ class Catalogue:
         except SyntaxError as error:
             raise UserError(f"plugin '{path}' line {error.lineno}: {error.msg}") from error
         for name, read in found_here.items():
+            if name in self._modules or self._files.get(name, path) != path:
+                other = self._files.get(name, "avssl itself")
+                raise UserError(
+                    f"plugin '{path}' registers '{name}', a name that {other} has taken: "
+                    "choose another one"
+                )
             self._signatures[name] = read
             self._files[name] = path
 

@@ -13,6 +13,7 @@ from avssl.errors import run_tool
 
 @run_tool
 def main() -> None:
+    """Read the command line, render or draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", nargs="?", default="scenes", help="scenes, or scenes-<clips>")
     parser.add_argument("--cache", type=Path, help="default: $AVSSL_CACHE or ~/.cache/avssl")

@@ -88,17 +88,17 @@ def _rate(loader: Loader, *, seconds: float) -> tuple[float, float]:
 def _parts(dataset: ClipDataset) -> None:
     """CPU milliseconds of one clip in this process, by what they go to."""
     clips = [dataset.clips[k] for k in range(min(len(dataset), 64))]
-    window = dataset.config.window
+    window, frames = dataset.config.window, _frames(dataset)
     spent: dict[str, list[float]] = {"pictures": [], "sound": []}
     for clip in clips:
         begin, length = extent(clip, video=True)
         start = begin + max(0.0, length - window) / 2
-        times = start + np.arange(8) * min(window, length) / 8
+        times = start + np.arange(frames) * min(window, length) / frames
         size = next(i.size for i in dataset.config.inputs.values() if isinstance(i, FramesConfig))
         spent["pictures"].append(
             _cpu(lambda: read_pictures(dataset.root / clip.path, clip, times, short_side=size))  # noqa: B023
         )
-        path = dataset.root / (clip.wav or clip.path)
+        path = dataset.root / clip.sound_path
         spent["sound"].append(
             _cpu(
                 lambda: read_clip_sound(path, clip, start=start, seconds=window, sample_rate=16000)  # noqa: B023
@@ -126,13 +126,15 @@ def _readers(dataset: ClipDataset, *, clips: int) -> None:
     if not chosen:
         print("no clip that decord could read: nothing to compare")
         return
-    random = np.random.default_rng(0)
+    random, frames = np.random.default_rng(0), _frames(dataset)
     ratios: list[float] = []
     milliseconds: dict[str, list[float]] = {"decord": [], "pyav": []}
     for clip in chosen:
         begin, length = extent(clip, video=True)
         window = min(dataset.config.window, length)
-        times = begin + random.random() * (length - window) + np.arange(8) * window / 8  # [K]
+        times = (
+            begin + random.random() * (length - window) + np.arange(frames) * window / frames
+        )  # [K]
         calls = {
             reader: functools.partial(_read, dataset, clip, reader, times, size)
             for reader in milliseconds
@@ -148,9 +150,13 @@ def _readers(dataset: ClipDataset, *, clips: int) -> None:
     if ratios:
         cells = [f"{name} {statistics.median(ms):.1f} ms" for name, ms in milliseconds.items()]
         print(
-            f"8 pictures of one clip: {', '.join(cells)}; PyAV / decord "
+            f"{frames} pictures of one clip: {', '.join(cells)}; PyAV / decord "
             f"{statistics.median(ratios):.2f} (median of {len(ratios)} clips)"
         )
+
+
+def _frames(dataset: ClipDataset) -> int:
+    return next(i.frames for i in dataset.config.inputs.values() if isinstance(i, FramesConfig))
 
 
 def _read(

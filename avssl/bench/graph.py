@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from avssl.arguments import count
 from avssl.bench.mavil_by_hand import MavilByHand
 from avssl.bench.timing import alternate, median_ratio
-from avssl.errors import UserError
 from avssl.graph.graph import Graph
+from avssl.train.experiment import load_experiment
 
 TOLERANCE = 0.03
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -77,11 +76,8 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--no-compile", action="store_true", help="leave the compile check out")
     options = parser.parse_args(argv)
-    if not options.config.is_file():
-        raise UserError(f"there is no experiment file '{options.config}': name one with --config")
-    args = yaml.safe_load(options.config.read_text(encoding="utf-8"))["args"]
-    graph_file = options.config.parent / "graphs" / "mavil_stage1.yaml"
-    graph, by_hand = make_pair(graph_file, args)
+    stage = load_experiment(options.config).instances[0]
+    graph, by_hand = make_pair(stage.spec.files[0], stage.args)
     batch = random_batch(graph, options.batch)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     graph.to(device)

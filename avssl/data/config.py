@@ -94,6 +94,10 @@ class DataConfig:
             raise ValueError(f"max_bad_share is a share, 0 to 1, found {self.max_bad_share}")
 
         for name, recipe in self.inputs.items():
+            if isinstance(recipe, FbankConfig) and self.window < 0.025:
+                raise ValueError(
+                    f"window is {self.window:g} s, shorter than 25 ms, one frame of {name}"
+                )
             seconds = recipe.seconds if isinstance(recipe, FramesConfig) else None
             if seconds is not None and seconds > self.window:
                 raise ValueError(

@@ -188,7 +188,7 @@ class ClipDataset(Dataset[Sample]):
         random: np.random.Generator,
     ) -> np.ndarray:
         sound = read_clip_sound(
-            self.root / (clip.wav or clip.path),
+            self.root / clip.sound_path,
             clip,
             start=start,
             seconds=period,

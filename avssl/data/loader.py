@@ -183,7 +183,7 @@ class _BadShare:
     """Stops the run when too many of the last clips were unreadable."""
 
     def __init__(self, dataset: ClipDataset, config: DataConfig) -> None:
-        self.limit = config.max_bad_share
+        self.limit, self.inputs = config.max_bad_share, list(config.inputs)
         self.enough = min(_SHARE_FROM, len(dataset))
         self.seen: deque[int] = deque(maxlen=_SHARE_WINDOW)
         self.reasons: deque[tuple[str, str]] = deque(maxlen=3)
@@ -192,7 +192,7 @@ class _BadShare:
         self.reasons.extend(batch["failures"])
         self.seen.extend(batch["replaced"].tolist())
         bad = sum(self.seen)
-        hopeless = len(batch["replaced"]) > 0 and len(batch) == 4  # the batch has no inputs
+        hopeless = not any(name in batch for name in self.inputs)
         if hopeless or (len(self.seen) >= self.enough and bad > self.limit * len(self.seen)):
             examples = "; ".join(f"{path}: {reason}" for path, reason in self.reasons)
             raise UserError(

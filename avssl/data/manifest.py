@@ -3,14 +3,16 @@
 import csv
 import dataclasses
 import hashlib
+import io
 import math
 import os
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from avssl.errors import UserError
+from avssl.files import write_whole
 
 SPLITS = ("train", "val", "test")
 
@@ -44,6 +46,11 @@ class Clip:
     extra: dict[str, str] = field(
         default_factory=dict
     )  # the user's other columns, kept as they are
+
+    @property
+    def sound_path(self) -> str:
+        """The file that holds the sound: the wav beside the clip, or the clip itself."""
+        return self.wav or self.path
 
     @property
     def scanned(self) -> bool:
@@ -94,26 +101,22 @@ class Manifest:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the CSV; whole or not at all. Its folder must be the manifest's root."""
-        path = Path(path)
         extra = list(dict.fromkeys(key for clip in self.clips for key in clip.extra))
-        partial = path.with_name(path.name + f".{os.getpid()}.part")
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_COLUMNS + extra)
-            for clip in self.clips:
-                cells = [_cell(getattr(clip, name)) for name in _COLUMNS]
-                writer.writerow(cells + [clip.extra.get(key, "") for key in extra])
-        os.replace(partial, path)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS + extra)
+        for clip in self.clips:
+            cells = [_cell(getattr(clip, name)) for name in _COLUMNS]
+            writer.writerow(cells + [clip.extra.get(key, "") for key in extra])
+        write_whole(Path(path), text.getvalue())
 
     def file(self, clip: Clip) -> Path:
         """Where the clip's file lies."""
         return self.root / safe_path(clip.path, f"manifest in {self.root}")
 
     def sound_file(self, clip: Clip) -> Path:
-        """Where the clip's sound lies: the wav beside it, or the clip itself."""
-        if clip.wav:
-            return self.root / safe_path(clip.wav, f"manifest in {self.root}")
-        return self.file(clip)
+        """Where the clip's sound lies."""
+        return self.root / safe_path(clip.sound_path, f"manifest in {self.root}")
 
     def classes(self) -> list[str]:
         """Label names of all splits in the order of their numbers (sorted)."""
@@ -123,9 +126,20 @@ class Manifest:
         return sorted(names)
 
     def with_splits(self) -> "Manifest":
-        """A copy in which every clip has a split: the given ones, else `hash_split` of the path."""
-        if any(clip.split for clip in self.clips):
+        """A copy in which every clip has a split: the given ones, else `hash_split` of the path.
+
+        Raises:
+            UserError: some rows have a split and others have none.
+        """
+        blank = [clip.path for clip in self.clips if not clip.split]
+        if not blank:
             return self
+        if len(blank) < len(self.clips):
+            raise UserError(
+                f"in the manifest in {self.root}, {len(blank)} of {len(self.clips)} rows have no "
+                f"split, the first is {blank[0]}: fill the column 'split' in all rows (train, val "
+                "or test), or leave it empty in all for a split by path"
+            )
         clips = [dataclasses.replace(clip, split=hash_split(clip.path)) for clip in self.clips]
         return Manifest(self.root, clips)
 
@@ -154,11 +168,6 @@ def safe_path(path: str, where: str) -> str:
             "files below it, so move the manifest up or link the files in"
         )
     return path
-
-
-def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
-    """Write a manifest into the folder that the clips' paths are relative to."""
-    Manifest(Path(path).parent, list(clips)).write(path)
 
 
 def _clip(

@@ -1,5 +1,6 @@
 """Preparing and checking manifests: what tools/prepare_manifest.py and tools/check_data.py do."""
 
+import dataclasses
 import functools
 import os
 import sys
@@ -7,15 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from avssl.data.config import DataConfig
 from avssl.data.container import MediaError
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import read_clip_sound, read_pictures
 from avssl.data.pool import Failure, guarded_map
-from avssl.data.probe import probe_clip
-from avssl.data.scan import ProgressLine, ScanCache, folder_clips, scan_clips
-from avssl.data.source import cache_folder
+from avssl.data.probe import probe_clip, sidecar
+from avssl.data.scan import ProgressLine, ScanCache, folder_clips, listed_clips, scan_clips
 from avssl.errors import UserError
+from avssl.files import cache_folder
 
 _FACTS = ("has_video", "has_audio", "frames", "width", "height", "rotation")
 
@@ -44,10 +44,10 @@ def prepare_manifest(
             )
     unscanned = [row for row, clip in enumerate(manifest.clips) if again or not clip.scanned]
     clips = list(manifest.clips)
-    kept = ScanCache.of(manifest.root, cache_folder(DataConfig()))
+    kept = ScanCache.of(manifest.root, cache_folder())
     if again:
         kept.known.clear()
-        clips = [_user_columns(clip) for clip in clips]
+        clips = [_user_columns(_without_found_wav(clip)) for clip in clips]
     scanned = scan_clips(
         manifest.root,
         [clips[row] for row in unscanned],
@@ -66,12 +66,7 @@ def prepare_manifest(
 
 def check_data(source: Path, *, workers: int, limit: float) -> int:
     """Decode every clip, print each bad one with the reason; 1 if there is one, else 0."""
-    if source.is_dir() and (source / "manifest.csv").is_file():
-        source = source / "manifest.csv"
-    if source.is_dir():
-        manifest = Manifest(source, folder_clips(source, source))
-    else:
-        manifest = Manifest.read(source)
+    manifest = listed_clips(source)
     progress = ProgressLine("checked")
     checks = guarded_map(
         functools.partial(check_clip, os.fspath(manifest.root)),
@@ -106,11 +101,18 @@ def check_clip(root: str, clip: Clip) -> str:
         if clip.has_video and clip.duration:
             read_pictures(Path(root) / clip.path, clip, [0.0, clip.duration], short_side=32)
         if clip.has_audio:
-            path = Path(root) / (clip.wav or clip.path)
+            path = Path(root) / clip.sound_path
             read_clip_sound(path, clip, start=0.0, seconds=0.5, sample_rate=16000)
     except MediaError as error:
         return str(error)
     return ""
+
+
+def _without_found_wav(clip: Clip) -> Clip:
+    """The row without the wav of the same name that a scan found, which may be gone or new."""
+    if clip.wav and clip.wav != sidecar(clip.path):
+        return clip
+    return dataclasses.replace(clip, wav="", sound_offset=0.0)
 
 
 def _user_columns(clip: Clip) -> Clip:

@@ -276,8 +276,13 @@ def _aligned(one: np.ndarray, other: np.ndarray) -> bool:
 
 def _beside(root: Path, clip: Clip) -> str:
     """The wav of the same name, relative to the root; "" if there is none or it is the clip."""
-    wav = Path(clip.path).with_suffix(".wav")
-    return wav.as_posix() if wav != Path(clip.path) and (root / wav).is_file() else ""
+    wav = sidecar(clip.path)
+    return wav if wav != clip.path and (root / wav).is_file() else ""
+
+
+def sidecar(path: str) -> str:
+    """Where a wav lies that replaces the sound of the file at `path`."""
+    return Path(path).with_suffix(".wav").as_posix()
 
 
 def sidecars(paths: Sequence[str]) -> set[str]:

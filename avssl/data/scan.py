@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from avssl.data.manifest import Clip
+from avssl.data.manifest import Clip, Manifest
 from avssl.data.pool import Failure, guarded_map
-from avssl.data.probe import probe_clip, sidecars
+from avssl.data.probe import probe_clip, sidecar, sidecars
 from avssl.errors import UserError
 
 MEDIA = frozenset(
@@ -53,8 +53,13 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
             f"{folder} does not lie below {root}: a manifest can only name files below its folder"
         ) from None
     paths: list[str] = []
+    seen = set()  # a link may lead back to a folder above it
     for where, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if os.path.realpath(where) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(where))
         inside = Path(where).relative_to(folder)
         for name in sorted(files):
             if Path(name).suffix.lower() in MEDIA and not name.startswith("."):
@@ -72,6 +77,19 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
         )
         for path in paths
     ]
+
+
+def listed_clips(source: Path) -> Manifest:
+    """The rows of a manifest, or of the manifest.csv in a folder, or of a folder's media files.
+
+    Raises:
+        UserError: there is none of these.
+    """
+    if source.is_dir() and (source / "manifest.csv").is_file():
+        source = source / "manifest.csv"
+    if source.is_dir():
+        return Manifest(source, folder_clips(source, source))
+    return Manifest.read(source)
 
 
 def scan_clips(
@@ -113,11 +131,11 @@ def scan_clips(
             probed = dataclasses.replace(
                 first, has_video=False, has_audio=False, reader="", reason=probed.reason
             )
+        elif kept:  # a file that took too long or crashed its reader is tried again next time
+            kept.put(clips[rows[position][0]], probed)
         recorded = {name: getattr(probed, name) for name in _RECORDED}
         for row in rows[position]:
             result[row] = dataclasses.replace(clips[row], **recorded)
-        if kept:
-            kept.put(clips[rows[position][0]], probed)
         done += 1
         faults += bool(probed.reason)
         if progress:
@@ -167,7 +185,7 @@ class ScanCache:
 
     def _key(self, clip: Clip) -> str:
         stamps = [_VERSION, clip.path]
-        for path in (clip.path, clip.wav or str(Path(clip.path).with_suffix(".wav"))):
+        for path in (clip.path, clip.wav or sidecar(clip.path)):
             try:
                 status = os.stat(self.root / path)
                 stamps += [path, status.st_size, status.st_mtime_ns]

@@ -6,14 +6,9 @@ from pathlib import Path
 from avssl.data.config import DataConfig
 from avssl.data.manifest import Manifest
 from avssl.data.processes import server_context
-from avssl.data.scan import ProgressLine, ScanCache, folder_clips, scan_clips
+from avssl.data.scan import ProgressLine, ScanCache, listed_clips, scan_clips
 from avssl.errors import UserError
-
-
-def cache_folder(config: DataConfig) -> Path:
-    """Where built-in corpora and scan results are kept."""
-    chosen = config.cache or os.environ.get("AVSSL_CACHE") or "~/.cache/avssl"
-    return Path(chosen).expanduser()
+from avssl.files import cache_folder
 
 
 def open_source(config: DataConfig) -> Manifest:
@@ -28,23 +23,18 @@ def open_source(config: DataConfig) -> Manifest:
     """
     if config.workers:
         server_context()  # imports what loader workers need while the caller goes on
-    source, cache = config.source, cache_folder(config)
+    source, cache = config.source, cache_folder(config.cache)
     if source.startswith("corpus:"):
         from avssl.data.corpora import ensure_corpus
 
         return Manifest.read(ensure_corpus(source.removeprefix("corpus:"), cache)).with_splits()
     path = Path(source).expanduser()
-    if path.is_dir() and (path / "manifest.csv").is_file():
-        path = path / "manifest.csv"
-    if path.is_dir():
-        manifest = Manifest(path, folder_clips(path, path))
-    elif path.exists():
-        manifest = Manifest.read(path)
-    else:
+    if not path.exists():
         raise UserError(
             f"data.source = {source!r} is neither a folder nor a manifest; give one of these, or "
             "corpus:scenes for the built-in clips"
         )
+    manifest = listed_clips(path)
     unscanned = [row for row, clip in enumerate(manifest.clips) if not clip.scanned]
     if unscanned:
         clips = list(manifest.clips)

@@ -19,7 +19,7 @@ from avssl.data.media import read_clip_sound, scaled_size
 from avssl.data.pictures import EARLY, converted, shown_pictures
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip
-from avssl.data.scan import ProgressLine, ScanCache, folder_clips
+from avssl.data.scan import ProgressLine, ScanCache, listed_clips
 from avssl.errors import UserError
 from avssl.files import write_whole
 
@@ -56,7 +56,7 @@ def prepare_clips(
     Raises:
         UserError: the target holds clips with other settings, or is the source.
     """
-    manifest = _manifest(source)
+    manifest = listed_clips(source)
     if os.path.realpath(target) == os.path.realpath(manifest.root):
         raise UserError(f"{target} is the folder of the clips themselves: name another one")
     _claim(target, settings)
@@ -182,19 +182,11 @@ def _write_wav(root: Path, clip: Clip, target: Path, sample_rate: int) -> None:
     import soundfile
 
     seconds = clip.sound_offset + (clip.sound_duration or 0.0)
-    path = root / (clip.wav or clip.path)
+    path = root / clip.sound_path
     sound = read_clip_sound(path, clip, start=0.0, seconds=seconds, sample_rate=sample_rate)
     partial = target.with_name(target.name + ".part")
     soundfile.write(partial, sound, sample_rate, subtype="PCM_16", format="WAV")
     os.replace(partial, target)
-
-
-def _manifest(source: Path) -> Manifest:
-    if source.is_dir() and (source / "manifest.csv").is_file():
-        source = source / "manifest.csv"
-    if source.is_dir():
-        return Manifest(source, folder_clips(source, source))
-    return Manifest.read(source)
 
 
 def _claim(target: Path, settings: Target) -> None:

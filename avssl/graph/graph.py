@@ -229,11 +229,29 @@ class Graph(nn.Module):
         device: str | torch.device = "cpu",
     ) -> "Graph":
         """Build and initialise a graph that was read and checked before."""
+        graph = cls._build(spec, device)
+        graph.init_weights(seed, references=references)
+        return graph
+
+    @classmethod
+    def from_weights(cls, spec: GraphSpec, weights: Mapping[str, Tensor]) -> "Graph":
+        """Build a graph that was read and checked before with the weights it was trained to, on
+        the CPU. They hold its teachers, too: nothing that the file refers to is read.
+
+        Raises:
+            UserError: tensors are missing, unknown or of another shape.
+        """
+        graph = cls._build(spec, "cpu")
+        graph._init_blocks(seed=0)
+        _load(graph, weights, f"the graph '{spec.name}' does not fit its weights")
+        return graph
+
+    @classmethod
+    def _build(cls, spec: GraphSpec, device: str | torch.device) -> "Graph":
         problems = Problems()
         graph = cls(spec, problems)
         problems.raise_if_any()
         graph.materialise(device)
-        graph.init_weights(seed, references=references)
         return graph
 
     @classmethod
@@ -313,17 +331,7 @@ class Graph(nn.Module):
         ``frozen_from`` then take the weights of their reference, strictly; EMA teachers start as
         copies of their source.
         """
-        for path, module in self.named_modules():
-            if isinstance(module, (Graph, SubGraph)) or not hasattr(module, "init_weights"):
-                continue
-            if any(
-                not isinstance(self.get_submodule(parent), (Graph, SubGraph))
-                for parent in _parents(path)
-            ):
-                continue  # inside another block, which initialises it
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
-                module.init_weights()
+        self._init_blocks(seed)
         for name, module_spec in self.spec.modules.items():
             reference = module_spec.options.init_from
             if module_spec.kind == "frozen":
@@ -336,6 +344,20 @@ class Graph(nn.Module):
         for key, tensor in self.state_dict().items():
             if tensor.is_floating_point() and tensor.isnan().any():
                 raise AssertionError(f"'{key}' was not initialised by its block's init_weights")
+
+    @torch.no_grad()
+    def _init_blocks(self, seed: int) -> None:
+        for path, module in self.named_modules():
+            if isinstance(module, (Graph, SubGraph)) or not hasattr(module, "init_weights"):
+                continue
+            if any(
+                not isinstance(self.get_submodule(parent), (Graph, SubGraph))
+                for parent in _parents(path)
+            ):
+                continue  # inside another block, which initialises it
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
+                module.init_weights()
 
     def _load_reference(
         self, name: str, reference: str, references: Mapping[str, Reference] | None
@@ -353,17 +375,21 @@ class Graph(nn.Module):
             for key, value in found.weights().items()
             if key.startswith(prefix)
         }
-        target = self.get_submodule(name)
-        own = target.state_dict()
-        wrong = sorted(set(weights) ^ set(own)) + [
-            key for key in own if key in weights and own[key].shape != weights[key].shape
-        ]
-        if wrong:
-            raise UserError(
-                f"module '{name}' does not fit the weights of '{reference}': "
-                f"{len(wrong)} of {len(own)} tensors differ, first '{wrong[0]}'"
-            )
-        target.load_state_dict(weights)
+        complaint = f"module '{name}' does not fit the weights of '{reference}'"
+        _load(self.get_submodule(name), weights, complaint)
+
+
+def _load(module: nn.Module, weights: Mapping[str, Tensor], complaint: str) -> None:
+    """Load weights, strictly."""
+    own = module.state_dict()
+    wrong = sorted(set(weights) ^ set(own)) + [
+        key for key in own if key in weights and own[key].shape != weights[key].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"{complaint}: {len(wrong)} of {len(own)} tensors differ, first '{wrong[0]}'"
+        )
+    module.load_state_dict(weights)
 
 
 _TAKEN = ("losses", "calls", "log", "teachers", "options", "frozen", "results", "outputs")

@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from avssl.errors import UserError
+from avssl.ops.random import rank_and_world
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +83,7 @@ def save(
     gathered: dict[str, Any] = get_optimizer_state_dict(graph, optimizer, options=_GATHER)
     state = gathered.get("state", {})  # rank 0 alone gets it
     failure: list[str | None] = [None]
-    if _rank() == 0:
+    if rank_and_world()[0] == 0:
         tensors = {
             f"{name}/{key}": value for name, entry in state.items() for key, value in entry.items()
         }
@@ -291,7 +292,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 from avssl.data.dataset import ClipDataset
 from avssl.data.loader import Loader, make_eval_loader, make_loader, steps_per_epoch
 from avssl.data.source import open_source
+from avssl.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from avssl.data.config import DataConfig
     from avssl.data.manifest import Manifest
     from avssl.train.parallel import World
@@ -24,6 +27,21 @@ class Clips:
     manifest: Manifest
     world: World
     splits: dict[tuple[str, bool], ClipDataset] = field(default_factory=dict)
+
+    def require(self, splits: Iterable[str]) -> None:
+        """Make sure that splits hold clips before training starts and not when they are read.
+
+        Raises:
+            UserError: one of them is empty.
+        """
+        for name in splits:
+            try:
+                self._dataset(name, training=False)
+            except UserError as error:
+                raise UserError(
+                    f"{error}. The probes read it: probe.final=false does without the test split, "
+                    "an empty probe.towers and probe.pictures=false without val."
+                ) from None
 
     @property
     def steps_per_epoch(self) -> int:

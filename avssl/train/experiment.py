@@ -73,6 +73,11 @@ class TrainConfig:
         _not_below_zero(self, "min_lr", "warmup", "weight_decay")
         if self.clip is not None:
             _above_zero(self, "clip")
+        if self.attention == "xformers" and (self.compile or self.precision == "fp32"):
+            raise ValueError(
+                "attention is xformers, which runs neither in fp32 nor inside torch.compile: "
+                "leave it at auto, or change precision and compile."
+            )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers from 0 to below 1, found {self.betas}.")
 
@@ -82,7 +87,7 @@ class ProbeConfig:
     """What is measured on held-out clips while training runs.
 
     Attributes:
-        every: steps between two probes on the val split; 0 probes at the ends of stages only.
+        every: steps between two probes on the val split; 0 probes before and after a stage only.
         clips: val clips of such a probe.
         towers: batch input -> module.port that is probed, called without a mask.
         pictures: write pictures (reconstructions, similarity, curves) with each probe.
@@ -201,7 +206,8 @@ class LoadedExperiment:
         an instance."""
         before = self.instances[: self.instances.index(instance)]
         return _references(
-            [(item.name, item.spec, functools.partial(weights, item.name)) for item in before]
+            [(item.name, item.spec, functools.partial(weights, item.name)) for item in before],
+            self.path.parent,
         )
 
 
@@ -259,7 +265,8 @@ def _read_stages(
         where = functools.partial(_argument_place, document, stage, own)
         settings = config.stages[stage] if config else StageConfig(str(file), steps=1)
         for number in range(settings.repeat):
-            before = _references([(item.name, item.spec, None) for item in instances])
+            folder = document.path.parent if document.path else Path.cwd()
+            before = _references([(item.name, item.spec, None) for item in instances], folder)
             references = before if known else None
             args = {**shared, **own}
             found = len(problems.found)
@@ -307,8 +314,9 @@ def _argument_place(document: Document, stage: str, own: Mapping[str, Any], name
 
 def _references(
     stages: Sequence[tuple[str, GraphSpec, Callable[[], Mapping[str, Any]] | None]],
+    folder: Path,
 ) -> References:
-    found = References({name: Reference(spec, weights) for name, spec, weights in stages})
+    found = References({name: Reference(spec, weights) for name, spec, weights in stages}, folder)
     for name, _, _ in stages:  # a repeated stage is named by its last repetition
         found[name.partition(".")[0]] = found[name]
     if stages:
@@ -318,14 +326,21 @@ def _references(
 
 class References(dict[str, Reference]):
     """Stages that stand before one, by name and as ``previous``; ``run folder:module`` is looked up
-    on disk."""
+    on disk: from the working folder, else from the experiment's `folder` and those above it."""
+
+    def __init__(self, stages: Mapping[str, Reference], folder: Path) -> None:
+        super().__init__(stages)
+        self.folder = folder
 
     def get(self, name: str, default: Any = None) -> Any:
         """The stage, or the last stage of the run folder `name`."""
-        if name not in self and (Path(name) / "config.yaml").is_file():
-            from avssl.train.weights import run_reference
+        if name not in self:
+            config = Path(name) / "config.yaml"
+            file = config if config.is_file() else find_file(str(config), self.folder)
+            if file is not None:
+                from avssl.train.weights import run_reference
 
-            self[name] = run_reference(Path(name))
+                self[name] = run_reference(file.parent)
         return super().get(name, default)
 
 

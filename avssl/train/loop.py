@@ -94,7 +94,7 @@ def train_stage(session: Session, instance: Instance, done: dict[str, int]) -> b
     stage = prepare(session, instance)
     kept = {**done, stage.name: stage.start if stage.start else -1}
     world.first(lambda: folder.keep_metrics(kept))
-    _say(world, describe(stage, world))
+    _say(world, describe(stage, world, compiled=session.experiment.config.train.compile))
     batches = session.clips.batches(
         seed=stage.recipe.seed, start=stage.start, steps=stage.recipe.steps
     )
@@ -153,8 +153,11 @@ def _steps(
             for sentence in health.after_step(stage.graph, before, momenta):
                 report.say(f"warning: {stage.name}: {sentence}")
         times = {"step_ms": 1000 * (ended - asked), "data_ms": 1000 * (arrived - asked)}
-        writer.write(step + 1, metrics, times=times)
-        _report_clips(batch, report)
+        bad = world.gather(batch["failures"])
+        metrics["unreadable"] = float(len(bad))
+        writer.write(step + 1, metrics, times=times, bad=bad)
+        for path, reason in bad[:3]:
+            report.say(f"warning: {path} was replaced by another clip: {reason}")
         report.step(step + 1, metrics, seconds=ended - asked, waited=arrived - asked)
         last = step + 1 == steps
         if last or (config.probe.every and (step + 1) % config.probe.every == 0):
@@ -257,7 +260,7 @@ def to_device(batch: dict[str, Any], graph: Graph, device: torch.device) -> dict
     }
 
 
-def describe(stage: Stage, world: World) -> str:
+def describe(stage: Stage, world: World, *, compiled: bool) -> str:
     """One line on what is about to be trained."""
     trained = sum(parameter.numel() for _, _, parameter in trained_parameters(stage.graph))
     total = sum(parameter.numel() for parameter in stage.graph.parameters())
@@ -267,12 +270,16 @@ def describe(stage: Stage, world: World) -> str:
         else world.device.type
     )
     precision = "bf16 autocast" if stage.recipe.bf16 else "fp32"
+    attention = str(attention_backend())
+    if attention_backend().name == "xformers" and (compiled or not stage.recipe.bf16):
+        why = "torch.compile traces it" if compiled else "xformers takes no fp32"
+        attention = f"attention: sdpa ({why})"
     resumed = f", continuing at step {stage.start}" if stage.start else ""
     return (
         f"{stage.name}: {trained / 1e6:.2f} M trained of {total / 1e6:.2f} M parameters, "
         f"{stage.recipe.steps} steps ({stage.recipe.warmup} warm-up), "
         f"peak lr {stage.recipe.peak:.2e}, {precision} on {where}, "
-        f"{attention_backend()}{resumed}"
+        f"{attention}{resumed}"
     )
 
 
@@ -301,11 +308,6 @@ def _probe(writer: MetricsWriter, report: Reporter, step: int, figures: dict[str
             f"{report.job.stage} step {step} probe  "
             + "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
         )
-
-
-def _report_clips(batch: dict[str, Any], report: Reporter) -> None:
-    for path, reason in batch.get("failures", [])[:3]:
-        report.say(f"warning: {path} was replaced by another clip: {reason}")
 
 
 def _say(world: World, text: str) -> None:

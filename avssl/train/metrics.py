@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -43,16 +44,23 @@ class MetricsWriter:
             self.board.close()
 
     def write(
-        self, step: int, figures: dict[str, float], *, times: dict[str, float] | None = None
+        self,
+        step: int,
+        figures: dict[str, float],
+        *,
+        times: dict[str, float] | None = None,
+        bad: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Append one line for `step` (steps done so far); `times` are what differs between two
-        equal runs."""
+        equal runs, `bad` the clips that could not be read, with their reasons."""
         if self.file is None or self.board is None:
             return
         finite = {k: v if math.isfinite(v) else None for k, v in figures.items()}  # JSON has no nan
         row: dict[str, Any] = {"stage": self.stage, "step": step, **finite}
         if times is not None:
             row["time"] = {name: round(value, 5) for name, value in times.items()}
+        if bad:
+            row["unreadable_clips"] = list(bad)
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
         for name, value in {**figures, **(times or {})}.items():

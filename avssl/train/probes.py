@@ -34,19 +34,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from avssl.graph.spec import Log
-    from avssl.train.experiment import Instance
+    from avssl.train.experiment import Instance, LoadedExperiment
     from avssl.train.loop import Session
 
 
+def splits(experiment: LoadedExperiment) -> list[str]:
+    """Splits that probes and pictures of a run read, besides train."""
+    config = experiment.config.probe
+    drawn = any(log.picture for item in experiment.instances for log in item.spec.log.values())
+    online = bool(config.towers) or (config.pictures and drawn)
+    return ["val"] * online + ["test"] * bool(config.towers and config.final)
+
+
 def online(session: Session, graph: Graph, stage: str, step: int) -> dict[str, float]:
-    """Measure the towers on the val split, and draw pictures; empty without towers.
+    """Measure the towers on the val split, and draw pictures.
 
     Under FSDP every rank takes part, else only rank 0.
     """
     config, world = session.experiment.config.probe, session.world
-    if not config.towers or not (world.main or world.mode == "fsdp"):
+    if not (world.main or world.mode == "fsdp"):
         return {}
-    figures = probe(graph, config, {"val": session.clips.split("val", clips=config.clips)})
+    figures: dict[str, float] = {}
+    if config.towers:
+        figures = probe(graph, config, {"val": session.clips.split("val", clips=config.clips)})
     if config.pictures:
         _draw_reconstructions(session, graph, session.folder.pictures / stage / f"step-{step:06d}")
         if world.main and step:
@@ -65,7 +75,9 @@ def _draw_reconstructions(session: Session, graph: Graph, folder: Path) -> None:
     }
     keys = sorted({source.key for entry in entries.values() for source in entry.sources.values()})
     torch.manual_seed(0)
-    with torch.no_grad(), evaluating(graph):
+    # eagerly: another number of clips would make a compiled step general, and slower
+    eager = torch.compiler.set_stance("force_eager")
+    with torch.no_grad(), evaluating(graph), eager:
         values = graph(batch, keys)
     if session.world.main:
         for name, entry in entries.items():
@@ -129,17 +141,14 @@ def _towers(session: Session, instance: Instance, *, trained: bool) -> nn.Module
     from avssl.train.loop import stage_seed
 
     experiment = session.experiment
-    weights = functools.cache(functools.partial(stage_weights, session.folder.path))
-    seed = stage_seed(experiment.config.seed, instance.name)
-    graph = Graph.from_spec(
-        instance.spec, references=experiment.references(instance, weights), seed=seed
-    )
     if trained:
         state = stage_weights(session.folder.path, instance.name)
-        checkpoint.must_match(
-            state, {name: x.shape for name, x in graph.state_dict().items()}, instance.name
-        )
-        graph.load_state_dict(state)
+        graph = Graph.from_weights(instance.spec, state)
+    else:
+        weights = functools.cache(functools.partial(stage_weights, session.folder.path))
+        references = experiment.references(instance, weights)
+        seed = stage_seed(experiment.config.seed, instance.name)
+        graph = Graph.from_spec(instance.spec, references=references, seed=seed)
     names = {source.partition(".")[0] for source in experiment.config.probe.towers.values()}
     towers = {name: module for name, module in graph.named_children() if name in names}
     return nn.ModuleDict(towers).to(session.world.device)
@@ -148,6 +157,7 @@ def _towers(session: Session, instance: Instance, *, trained: bool) -> nn.Module
 def _card(session: Session, results: dict[str, Evaluation]) -> Card:
     experiment = session.experiment
     config = experiment.config
+    rows = session.folder.rows()
     stages = []
     for instance in experiment.instances:
         _, progress, _ = checkpoint.newest(session.folder.checkpoints(instance.name))
@@ -168,7 +178,12 @@ def _card(session: Session, results: dict[str, Evaluation]) -> Card:
     return Card(
         name=config.name,
         config=portable(config, {}),
-        data=session.clips.description,
+        data={
+            **session.clips.description,
+            "unreadable in training, replaced": sum(
+                len(row.get("unreadable_clips", [])) for row in rows
+            ),
+        },
         stages=stages,
         machine=_machine(session),
         versions={"torch": torch.__version__, "python": platform.python_version()},

@@ -39,13 +39,16 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     with _disk_errors(folder.path), folder.held() if world.main else nullcontext():
         world.first(lambda: folder.claim(config, experiment.graphs, experiment.files))
         clips = open_clips(config.data, world)
+        needed = probes.splits(experiment)
+        clips.require(needed)
         with StopRequest() as stop:
             session = Session(experiment, folder, clips, world, stop)
             finished = run_stages(session)
         parallel.stop()
         if not (finished and world.main):
             return
-        if folder.card.is_file():
+        measured = (folder.path / "results.json").is_file() or "test" not in needed
+        if folder.card.is_file() and measured:
             print(f"{folder.path} was finished earlier, see {folder.card}")
         else:
             probes.final_table(session)

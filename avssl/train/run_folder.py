@@ -135,15 +135,22 @@ class RunFolder:
         """
         if not self.metrics.is_file():
             return
-        kept = []
+        kept = [row for row in self.rows() if row["step"] <= stages.get(row["stage"], -1)]
+        write_whole(self.metrics, "".join(f"{json.dumps(row)}\n" for row in kept))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl that are whole."""
+        if not self.metrics.is_file():
+            return []
+        found = []
         for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
-                if row["step"] <= stages.get(row["stage"], -1):
-                    kept.append(line)
+                if isinstance(row["step"], int) and isinstance(row["stage"], str):
+                    found.append(row)
             except (ValueError, KeyError, TypeError):
                 continue
-        write_whole(self.metrics, "".join(f"{line}\n" for line in kept))
+        return found
 
 
 def portable(experiment: Experiment, graphs: dict[str, str]) -> dict[str, Any]:

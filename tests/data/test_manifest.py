@@ -82,12 +82,23 @@ def test_folder_names_are_labels_and_splits_follow_paths(tmp_path: Path) -> None
     assert [clip.split for clip in fewer.clips] == [hash_split(clip.path) for clip in fewer.clips]
 
 
-def test_one_folder_gives_no_labels_and_given_splits_stay(tmp_path: Path) -> None:
+def test_one_folder_gives_no_labels_and_splits_are_all_or_none(tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "a.mp4").touch()
     assert [clip.label for clip in folder_clips(tmp_path, tmp_path)] == [""]
-    clips = [Clip(path="a.mp4", split="test"), Clip(path="b.mp4")]
-    assert [clip.split for clip in Manifest(tmp_path, clips).with_splits().clips] == ["test", ""]
+    clips = [Clip(path="a.mp4", split="test"), Clip(path="b.mp4", split="train")]
+    assert Manifest(tmp_path, clips).with_splits().clips == clips
+    clips.append(Clip(path="c.mp4"))
+    with pytest.raises(UserError, match=r"1 of 3 rows have no split, the first is c\.mp4"):
+        Manifest(tmp_path, clips).with_splits()
+
+
+def test_a_link_to_a_folder_above_is_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "clips" / "cat").mkdir(parents=True)
+    (tmp_path / "clips" / "cat" / "a.mp4").touch()
+    (tmp_path / "clips" / "cat" / "up").symlink_to(tmp_path / "clips")
+    found = folder_clips(tmp_path / "clips", tmp_path)
+    assert [clip.path for clip in found] == ["clips/cat/a.mp4"]
 
 
 def test_numeric_labels_are_ordered_by_value(tmp_path: Path) -> None:

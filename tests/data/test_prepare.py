@@ -16,6 +16,7 @@ from avssl.data import scan
 from avssl.data.config import DataConfig
 from avssl.data.manifest import Manifest
 from avssl.data.media import read_clip_sound, read_pictures
+from avssl.data.pool import Failure
 from avssl.data.prepare import prepare_manifest
 from avssl.data.source import open_source
 from avssl.data.transcode import Target, prepare_clips
@@ -54,6 +55,23 @@ def test_a_folder_is_scanned_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(scan, "guarded_map", probed)
         with pytest.raises(AssertionError, match="probed again"):
             open_source(config)
+
+
+def test_what_took_too_long_is_scanned_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(source=str(folder), workers=0)
+    slow = lambda function, items, **_: ((k, Failure("slow")) for k in range(len(items)))  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, "guarded_map", slow)
+        assert [clip.reason for clip in open_source(config).clips] == ["slow", "slow"]
+    assert all(clip.has_video for clip in open_source(config).clips)
+
+
+def test_scanning_again_forgets_a_wav_that_is_gone(folder: Path) -> None:
+    settings: dict[str, Any] = {"workers": 1, "limit": 100.0}
+    assert prepare_manifest(folder, None, **settings).clips[1].wav == "dog/b.wav"
+    (folder / "dog" / "b.wav").unlink()
+    clip = prepare_manifest(folder / "manifest.csv", None, **settings, again=True).clips[1]
+    assert clip.wav == "" and clip.has_audio and not clip.reason
 
 
 def test_a_users_manifest_is_completed(folder: Path) -> None:

@@ -2,8 +2,9 @@
 
 import os
 import re
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import avssl.train.clips
 from avssl.errors import UserError
+from avssl.load import load_graph
 from avssl.train.experiment import load_experiment
 from avssl.train.run_folder import RunFolder, portable
 from tests.train import tiny
@@ -134,6 +136,55 @@ def test_other_clips_are_refused_when_a_run_is_continued(
     monkeypatch.setattr(tiny.TinyClips, "fingerprint", "63 (less)")
     with pytest.raises(UserError, match=r"first was started on the train clips 64 \(tiny\) and"):
         run(path)
+
+
+def test_an_empty_split_is_found_before_training(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithoutTest(tiny.TinyClips):
+        def require(self, splits: Sequence[str]) -> None:
+            if "test" in splits:
+                raise UserError("no test clips")
+
+    path = tiny.write(tmp_path)
+    monkeypatch.setattr(avssl.train.clips, "open_clips", WithoutTest)
+    towers = "probe.towers={audio: audio.pooled}"
+    with pytest.raises(UserError, match="no test clips"):
+        run(path, towers)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    short = ["stages.second.steps=1", "stages.second.repeat=1"]
+    run(path, towers, "probe.final=false", *short)
+    assert not (tmp_path / "run" / "results.json").exists()
+    monkeypatch.setattr(avssl.train.clips, "open_clips", tiny.TinyClips)
+    run(path, towers, *short)  # the table that was left out
+    assert (tmp_path / "run" / "results.json").is_file()
+
+
+def test_unreadable_clips_are_counted_and_listed(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Damaged(tiny.TinyClips):
+        def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
+            for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
+                yield batch | {"failures": [("cat/a.mp4", "is empty")] if number == 1 else []}
+
+    monkeypatch.setattr(avssl.train.clips, "open_clips", Damaged)
+    run(tiny.write(tmp_path), "stages.first.steps=3", "stages.second.steps=1")
+    rows = [row for row in tiny.metrics(tmp_path / "run") if row["stage"] == "first"]
+    assert [row["unreadable"] for row in rows] == [0, 1, 0]
+    assert rows[1]["unreadable_clips"] == [["cat/a.mp4", "is empty"]]
+    assert "unreadable in training, replaced" in (tmp_path / "run" / "card.md").read_text()
+
+
+def test_a_graph_loads_without_the_stages_it_was_made_from(tmp_path: Path, run: Run) -> None:
+    run(tiny.write(tmp_path))
+    folder = tmp_path / "run"
+    expected = load_graph(folder).state_dict()
+    shutil.rmtree(folder / "checkpoints" / "first")
+    shutil.rmtree(folder / "checkpoints" / "second")
+    found = load_graph(folder).state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in found)
 
 
 def test_the_source_is_kept_relative_to_the_run_folder(tmp_path: Path) -> None:

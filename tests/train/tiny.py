@@ -106,6 +106,9 @@ class TinyClips:
         self.description = {"source": "random tensors"}
         self.spoilt_step = -1
 
+    def require(self, splits: Sequence[str]) -> None:
+        assert set(splits) <= {"val", "test"}
+
     def batches(self, *, seed: int, start: int, steps: int) -> Iterator[dict[str, Any]]:
         share = self.batch // self.world.size
         rows = slice(self.world.rank * share, (self.world.rank + 1) * share)

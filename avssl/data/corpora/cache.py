@@ -19,6 +19,7 @@ from avssl.data.corpora.render import clip_path
 from avssl.data.corpora.scene import CLASSES, FPS, FRAMES, SECONDS, make_scene, pitch
 from avssl.data.manifest import Clip, Manifest
 from avssl.errors import UserError
+from avssl.files import cache_folder
 
 MOST = 200_000  # clips; 30 GB
 VERSION = 2  # raise it with any change that alters a clip
@@ -49,8 +50,7 @@ def ensure_corpus(
         raise UserError(
             f"rendering needs 1 worker or more and a seed of 0 or more: {workers=}, {seed=}"
         )
-    cache = cache or Path(os.environ.get("AVSSL_CACHE") or "~/.cache/avssl")
-    cache = Path(cache).expanduser()
+    cache = cache_folder(cache)
     folder = cache / f"{name}-v{VERSION}-seed{seed}"
     manifest = folder / "manifest.csv"
     if manifest.exists():
