@@ -1,7 +1,9 @@
 """Text files that are there either whole or as they were before, and the cache folder."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -12,6 +14,21 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(half_written(path), path)
+
+
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl (objects with `stage` and `step`); broken ones are left out."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            if isinstance(row["step"], int) and isinstance(row["stage"], str):
+                found.append(row)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def cache_folder(chosen: str | os.PathLike[str] | None = None) -> Path:

@@ -78,6 +78,7 @@ class Catalogue:
         self._signatures = dict(_builtin_signatures())
         self._modules = dict(_builtin_modules())
         self._files: dict[str, Path] = {}
+        self.complete = True  # False once a plugin could not be read: names may be missing
         for name, cls in _blocks.items():
             self._signatures[name] = signature(cls)
 
@@ -107,6 +108,11 @@ class Catalogue:
             found_here = _read_signatures(path)
         except SyntaxError as error:
             raise UserError(f"plugin '{path}' line {error.lineno}: {error.msg}") from error
+        except (ValueError, IndexError) as error:
+            raise UserError(
+                f"plugin '{path}' cannot be read without running it ({error}): write "
+                '@register("name") and outputs = ("name",) as plain literals, in UTF-8'
+            ) from error
         for name, read in found_here.items():
             if name in self._modules or self._files.get(name, path) != path:
                 other = self._files.get(name, "avssl itself")
@@ -136,6 +142,10 @@ class Catalogue:
                 _import_file(self._files[name])
             else:
                 importlib.import_module(self._modules[name])
+        from torch import nn
+
+        if not issubclass(_blocks[name], nn.Module):
+            raise UserError(f"block '{name}' is a {_blocks[name].__name__}, which is no nn.Module")
         return _blocks[name]
 
 
@@ -190,7 +200,7 @@ def _import_file(path: Path) -> None:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"plugin '{path}' failed to import: {error!r}") from error
 
 

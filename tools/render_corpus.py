@@ -8,7 +8,7 @@ from pathlib import Path
 from avssl.arguments import count
 from avssl.data.corpora import ensure_corpus
 from avssl.data.corpora.sheet import contact_sheet
-from avssl.errors import run_tool
+from avssl.errors import UserError, run_tool
 
 
 @run_tool
@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw one clip per class")
     options = parser.parse_args()
     if options.contact_sheet:
+        if options.contact_sheet.suffix != ".png":
+            raise UserError(f"--contact-sheet {options.contact_sheet} must end in .png")
         contact_sheet(options.contact_sheet, seed=options.seed)
         print(options.contact_sheet)
         return

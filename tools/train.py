@@ -14,8 +14,8 @@ from pathlib import Path
 from avssl.errors import run_tool
 
 
-def main() -> None:
-    """Read the command line and train."""
+def main() -> int:
+    """Read the command line and train; the exit code, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -27,7 +27,7 @@ def main() -> None:
 
     from avssl.train.run import train  # after the arguments, so that --help is quick
 
-    train(options.experiment, options.overrides)
+    return train(options.experiment, options.overrides)
 
 
 if __name__ == "__main__":

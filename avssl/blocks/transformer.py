@@ -110,6 +110,8 @@ class Transformer(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        if depth < 0 or heads < 1:
+            raise ValueError(f"transformer: depth {depth} is below 0 or heads {heads} below 1")
         if width % heads:
             raise ValueError(f"transformer: width {width} is no multiple of heads {heads}")
         if not 0 <= drop_path < 1:

@@ -8,6 +8,8 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
+from multiprocessing.queues import Queue
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from avssl.errors import UserError
 
 Item = tuple[int, int]  # (epoch, index)
 _SHARE_WINDOW = 256  # clips over which the share of bad ones is taken
+_NO_MEMORY = 75  # exit code of a worker that has no shared memory left to hand a batch over
 _SHARE_FROM = 32  # clips seen before it counts
 
 
@@ -134,6 +137,9 @@ class Loader:
         with without_main():
             iterator = iter(loader)
         processes = list(getattr(iterator, "_workers", []))
+        # an error that ends the program may keep this generator alive, and workers ignore SIGTERM:
+        # they must be gone before multiprocessing waits for them
+        ended = Finalize(None, _kill, (processes,), exitpriority=10)
         try:
             while True:
                 try:
@@ -149,9 +155,7 @@ class Loader:
                 yield self.dataset.finish(batch, self.device)
         finally:
             del iterator  # ends the workers, and waits some seconds for them
-            for process in processes:
-                if process.is_alive():
-                    process.kill()
+            ended()
 
 
 class _TrainBatches(Sequence[list[Item]]):
@@ -202,6 +206,12 @@ class _BadShare:
             )
 
 
+def _kill(processes: Sequence[Any]) -> None:
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+
+
 class _Worker:
     """Set-up of a worker process."""
 
@@ -210,6 +220,12 @@ class _Worker:
 
     def __call__(self, worker: int) -> None:
         follow(self.parent)
+        # a batch that could not be handed over is dropped, and the run would wait for it for ever
+        Queue._on_queue_feeder_error = staticmethod(_unsent)  # type: ignore[attr-defined]
+
+
+def _unsent(error: Exception, batch: object) -> None:
+    os._exit(_NO_MEMORY)
 
 
 def _death(processes: Sequence[Any], error: RuntimeError) -> str | None:
@@ -218,10 +234,13 @@ def _death(processes: Sequence[Any], error: RuntimeError) -> str | None:
     if "worker" not in text or not ("exited" in text or "killed" in text):
         return None
     code = next((process.exitcode for process in processes if process.exitcode), None)
-    if code == -signal.SIGKILL:
+    if code in (_NO_MEMORY, -signal.SIGBUS):
+        advice = (
+            "/dev/shm is full: give the container more (--shm-size) or lower data.prefetch and "
+            "data.batch"
+        )
+    elif code == -signal.SIGKILL:
         advice = "lower data.workers, data.prefetch or data.batch"
-    elif code == -signal.SIGBUS:
-        advice = "/dev/shm is full: give the container more (--shm-size) or lower data.prefetch"
     elif code is not None and code < 0:
         advice = "find the file with tools/check_data.py"
     else:

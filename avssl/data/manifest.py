@@ -81,11 +81,16 @@ class Manifest:
         try:
             with open(path, newline="", encoding="utf-8-sig") as file:
                 reader = csv.reader(file)
-                header = next(reader, [])
+                header = [name.strip() for name in next(reader, [])]
                 if "path" not in header:
                     raise UserError(
                         f"{path} has no column 'path': its first line must name the columns, "
                         "at least path, and label, text, split, start, end where there are some"
+                    )
+                double = sorted({name for name in header if header.count(name) > 1})
+                if double:
+                    raise UserError(
+                        f"{path} has more than one column named {', '.join(map(repr, double))}"
                     )
                 columns = [(name, _PARSERS.get(name)) for name in header]
                 clips = [_clip(cells, columns, path, reader.line_num) for cells in reader if cells]

@@ -31,6 +31,8 @@ def prepare_manifest(
         workers: processes; limit: seconds for one file.
         again: probe rows that are scanned already, and do not use kept results.
     """
+    if out is not None and out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file in it, such as {out}/manifest.csv")
     if source.is_dir():
         out = out or source / "manifest.csv"
         manifest = Manifest(out.parent, folder_clips(source, out.parent))

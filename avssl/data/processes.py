@@ -31,9 +31,12 @@ def server_context() -> Any:
     before = os.environ.get("PYTHONPATH")
     package = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, before]))
+    # Ctrl-C is for the parent; the server keeps what is blocked when it starts
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         if before is None:
             del os.environ["PYTHONPATH"]
         else:

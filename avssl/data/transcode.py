@@ -56,6 +56,8 @@ def prepare_clips(
     Raises:
         UserError: the target holds clips with other settings, or is the source.
     """
+    if settings.short_side > 8192 or settings.sample_rate > 384_000 or (settings.fps or 1) > 1000:
+        raise UserError("--short-side is at most 8192, --sample-rate 384000 and --fps 1000")
     manifest = listed_clips(source)
     if os.path.realpath(target) == os.path.realpath(manifest.root):
         raise UserError(f"{target} is the folder of the clips themselves: name another one")

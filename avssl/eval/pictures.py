@@ -6,7 +6,6 @@ matplotlib is imported by the functions that draw, with a backend that needs no 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from avssl.eval.features import Features
 from avssl.eval.metrics import cosine
 from avssl.eval.probes import SUBSET, retrievals
+from avssl.files import whole_rows
 from avssl.ops.patches import patch_statistics, patchify, unpatchify
 
 if TYPE_CHECKING:
@@ -182,9 +182,8 @@ def read_metrics(path: Path) -> tuple[dict[str, Points], list[tuple[int, str]]]:
     series: dict[str, Points] = {}
     bounds: list[tuple[int, str]] = []
     start, last = 0, -1
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        stage, step = str(row.pop("stage")), int(row.pop("step"))
+    for row in whole_rows(path):
+        stage, step = row.pop("stage"), row.pop("step")
         if not bounds or bounds[-1][1] != stage:
             start = last + 1
             bounds.append((start, stage))

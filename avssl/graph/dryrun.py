@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from avssl.errors import UserError
 from avssl.graph.graph import Call, Graph, SubGraph, plan
 from avssl.graph.source import Problems
 from avssl.graph.spec import GraphSpec, Input
@@ -134,8 +135,9 @@ class _Runner:
             ports = [port for port, _ in call.outputs]
             if isinstance(result, Tensor):
                 result = {ports[0]: result}
-            if set(result) != set(ports):
-                raise AssertionError(f"'{call.module}' returned {sorted(result)}, not {ports}")
+            if not isinstance(result, dict) or set(result) != set(ports):
+                found = sorted(result) if isinstance(result, dict) else type(result).__name__
+                raise UserError(f"{call.place}: '{call.module}' returned {found}, not {ports}")
             for port, key in call.outputs:
                 values[key] = result[port]
             self.record(name, result)

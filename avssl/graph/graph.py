@@ -414,7 +414,7 @@ def _build(spec: GraphSpec, module: Module, problems: Problems, path: str) -> nn
     try:
         with torch.device("meta"), _NoInit():
             return spec.catalogue.block(module.block)(**module.arguments)
-    except (ValueError, UserError) as error:
+    except (ValueError, RuntimeError, UserError) as error:
         problems.add(module.place, f"block '{module.block}' of '{path}': {error}.")
     return None
 

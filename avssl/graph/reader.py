@@ -166,6 +166,7 @@ class _Reader:
                 self.catalogue.add_plugin(plugin, folder)
             except UserError as error:
                 self.value_problem(("plugins", index), f"{error}.")
+                self.catalogue.complete = False
                 continue
             if plugin.endswith(".py"):
                 self.spec.files.append((folder or Path.cwd()) / plugin)
@@ -299,6 +300,9 @@ class _Reader:
         if name is UNKNOWN:
             return
         signature = self.catalogue.signature(name) if isinstance(name, str) else None
+        if signature is None and not self.catalogue.complete:
+            self.spec.unclear = True
+            return
         if signature is None:
             known = [*self.catalogue.names(), "graph"]
             self.value_problem((*path, "type"), f"there is no block '{name}'.", str(name), known)

@@ -23,6 +23,8 @@ def patch_grid(size: Sequence[int], patch: Sequence[int]) -> list[int]:
         raise ValueError(
             f"size {list(size)} has {len(size)} axes but patch {list(patch)} {len(patch)}"
         )
+    if min(patch) < 1:
+        raise ValueError(f"patch {list(patch)} must have lengths of 1 or more")
     if any(s % p for s, p in zip(size, patch, strict=True)):
         raise ValueError(f"size {list(size)} is not a whole number of patches of {list(patch)}")
     return [s // p for s, p in zip(size, patch, strict=True)]

@@ -69,31 +69,25 @@ class Stage:
 
 def run_stages(session: Session) -> bool:
     """Train every stage that is not finished; False when the run was asked to end before."""
-    done: dict[str, int] = {}
     for instance in session.experiment.instances:
         steps = _finished(session, instance)
         if steps is not None:
             _say(session.world, f"{instance.name}: finished earlier ({steps} steps)")
-        elif session.world.most(bool(session.stop)) == 0 and train_stage(session, instance, done):
-            steps = _finished(session, instance)
-        else:
+        elif session.world.most(bool(session.stop)) or not train_stage(session, instance):
             return False
-        done[instance.name] = steps or 0
     return True
 
 
-def train_stage(session: Session, instance: Instance, done: dict[str, int]) -> bool:
+def train_stage(session: Session, instance: Instance) -> bool:
     """Train one stage instance from where it stands to its end; False when asked to end before.
 
     Args:
         session: the run.
         instance: what to train.
-        done: finished stages and their steps, whose lines stay in metrics.jsonl.
     """
     world, folder = session.world, session.folder
     stage = prepare(session, instance)
-    kept = {**done, stage.name: stage.start if stage.start else -1}
-    world.first(lambda: folder.keep_metrics(kept))
+    world.first(lambda: folder.keep_metrics(stage.name, stage.start))
     _say(world, describe(stage, world, compiled=session.experiment.config.train.compile))
     batches = session.clips.batches(
         seed=stage.recipe.seed, start=stage.start, steps=stage.recipe.steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-def train(path: Path, overrides: Sequence[str] = ()) -> None:
+def train(path: Path, overrides: Sequence[str] = ()) -> int:
     """Train an experiment, or continue it, up to the final table.
+
+    Returns:
+        0, or 128 + the signal that ended it before.
 
     Raises:
         ConfigError: mistakes in the configuration, all of them, before any data is read.
@@ -45,14 +49,17 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
             session = Session(experiment, folder, clips, world, stop)
             finished = run_stages(session)
         parallel.stop()
-        if not (finished and world.main):
-            return
+        if not finished:
+            return 128 + (stop.asked or signal.SIGTERM)
+        if not world.main:
+            return 0
         measured = (folder.path / "results.json").is_file() or "test" not in needed
         if folder.card.is_file() and measured:
             print(f"{folder.path} was finished earlier, see {folder.card}")
         else:
             probes.final_table(session)
             print(f"done: {folder.path}")
+    return 0
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from avssl.errors import UserError
-from avssl.files import half_written, write_whole
+from avssl.files import half_written, whole_rows, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,8 +99,17 @@ class RunFolder:
             experiment, {stage: placed[path.resolve()].as_posix() for stage, path in graphs.items()}
         )
         stored = self.path / "config.yaml"
-        if stored.is_file():
-            earlier = _read_yaml(stored)
+        earlier = _read_yaml(stored) if stored.is_file() else None
+        # a run that ended before its first checkpoint, most likely by a mistake, may start anew
+        fresh = (
+            earlier is not None
+            and earlier.get("run") == "."
+            and earlier.keys() == config.keys()
+            and not any(self.path.glob("checkpoints/*/step-*"))
+        )
+        if fresh:
+            write_whole(stored, yaml.safe_dump(config, sort_keys=False))
+        elif earlier is not None:
             differences = [*_differences(earlier, config), *self._changed_files(placed)]
             if differences:
                 more = f", and {len(differences) - 6} more" if len(differences) > 6 else ""
@@ -118,7 +127,7 @@ class RunFolder:
         else:
             write_whole(stored, yaml.safe_dump(config, sort_keys=False))
         for source, target in placed.items():
-            if not (self.path / target).is_file():  # new, or killed before it was copied
+            if fresh or not (self.path / target).is_file():  # else new, or killed before
                 write_whole(self.path / target, source.read_text(encoding="utf-8"))
 
     def _changed_files(self, placed: dict[Path, Path]) -> Iterator[str]:
@@ -127,30 +136,20 @@ class RunFolder:
             if copy.is_file() and copy.read_bytes() != source.read_bytes():
                 yield from _first_difference(target, copy, source)
 
-    def keep_metrics(self, stages: dict[str, int]) -> None:
-        """Drop lines of metrics.jsonl past the checkpoints: of `stages`, lines up to the given step
-        stay.
+    def keep_metrics(self, stage: str, step: int) -> None:
+        """Drop the lines of a stage past its checkpoint of `step`; all of them where it is 0.
 
         A half-written last line, left by a killed process, goes too.
         """
         if not self.metrics.is_file():
             return
-        kept = [row for row in self.rows() if row["step"] <= stages.get(row["stage"], -1)]
+        last = step if step else -1
+        kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= last]
         write_whole(self.metrics, "".join(f"{json.dumps(row)}\n" for row in kept))
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl that are whole."""
-        if not self.metrics.is_file():
-            return []
-        found = []
-        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-                if isinstance(row["step"], int) and isinstance(row["stage"], str):
-                    found.append(row)
-            except (ValueError, KeyError, TypeError):
-                continue
-        return found
+        return whole_rows(self.metrics)
 
 
 def portable(experiment: Experiment, graphs: dict[str, str]) -> dict[str, Any]:

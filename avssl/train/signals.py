@@ -20,12 +20,12 @@ class StopRequest:
     """Truthy once the process was asked to end; use as a context manager around the training."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0  # the signal, once there was one
         self.since = 0.0
         self.before: dict[int, object] = {}
 
     def __bool__(self) -> bool:
-        return self.asked
+        return bool(self.asked)
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # Python allows them only there
@@ -42,7 +42,7 @@ class StopRequest:
                 return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.asked, self.since = True, time.monotonic()
+        self.asked, self.since = number, time.monotonic()
         name = signal.Signals(number).name
         print(f"\n{name}: ending after this step, with a checkpoint; once more ends at once.",
               file=sys.stderr)  # fmt: skip

@@ -377,3 +377,48 @@ def test_a_killed_worker_is_one_sentence(running: Any) -> None:
     assert "error: a loader process was killed (signal 9)" in errors
     assert "Traceback" not in errors
     assert_gone(helpers)
+
+
+FAILING = """
+    import sys
+    from pathlib import Path
+    from avssl.data.config import DataConfig, FramesConfig
+    from avssl.data.dataset import ClipDataset
+    from avssl.data.loader import make_loader
+    from avssl.data.manifest import Manifest
+    from avssl.errors import UserError, run_tool
+
+    def main():
+        config = DataConfig(window=0.4, batch=2, inputs={"video": FramesConfig(frames=4, size=32)})
+        dataset = ClipDataset(Manifest.read(sys.argv[1]), config, split=None, training=True)
+        for batch in make_loader(dataset, config, seed=0, start_step=0, steps=1000):
+            print("running", flush=True)
+            if sys.argv[2] == "error":
+                raise UserError("the loss is not finite")
+
+    run_tool(main)()
+"""
+
+
+def fail(manifest: Manifest, tmp_path: Path, how: str, limit: str) -> tuple[int, str]:
+    manifest.write(manifest.root / "manifest.csv")
+    (tmp_path / "failing.py").write_text(textwrap.dedent(FAILING))
+    command = [sys.executable, tmp_path / "failing.py", manifest.root / "manifest.csv", how]
+    ended = subprocess.run(
+        ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "-", *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    return ended.returncode, ended.stderr
+
+
+def test_an_error_beside_a_worker_ends_the_program(manifest: Manifest, tmp_path: Path) -> None:
+    code, errors = fail(manifest, tmp_path, "error", "unlimited")
+    assert code == 2 and errors == "error: the loss is not finite\n"
+
+
+def test_shared_memory_that_is_full_is_one_sentence(manifest: Manifest, tmp_path: Path) -> None:
+    code, errors = fail(manifest, tmp_path, "no error", "8")  # a limit on files counts there, too
+    assert code == 2 and "/dev/shm is full" in errors

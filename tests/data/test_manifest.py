@@ -101,6 +101,12 @@ def test_a_link_to_a_folder_above_is_followed_once(tmp_path: Path) -> None:
     assert [clip.path for clip in found] == ["clips/cat/a.mp4"]
 
 
+def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path , label,label\na.mp4,cat,dog\n")
+    with pytest.raises(UserError, match="more than one column named 'label'"):
+        Manifest.read(tmp_path / "m.csv")
+
+
 def test_numeric_labels_are_ordered_by_value(tmp_path: Path) -> None:
     clips = [Clip(path=f"{label}.mp4", label=label) for label in ("10", "9", "0")]
     assert Manifest(tmp_path, clips).classes() == ["0", "9", "10"]

@@ -187,6 +187,37 @@ def test_a_graph_loads_without_the_stages_it_was_made_from(tmp_path: Path, run: 
     assert all(torch.equal(expected[key], found[key]) for key in found)
 
 
+def test_a_run_that_never_trained_may_change(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(config: object, world: object) -> None:
+        raise UserError("no such folder")
+
+    path = tiny.write(tmp_path)
+    monkeypatch.setattr(avssl.train.clips, "open_clips", missing)
+    with pytest.raises(UserError, match="no such folder"):
+        run(path, "data.source=typo")
+    monkeypatch.setattr(avssl.train.clips, "open_clips", tiny.TinyClips)
+    run(path, "stages.first.steps=1", "stages.second.steps=1", "stages.second.repeat=1")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("name: of another program\n")
+    with pytest.raises(UserError, match="holds another configuration"):
+        run(path, f"run={tmp_path / 'other'}")
+
+
+def test_a_damaged_early_stage_leaves_later_figures(tmp_path: Path, run: Run) -> None:
+    path = tiny.write(tmp_path)
+    run(path)
+    before = tiny.metrics(tmp_path / "run")
+    for model in (tmp_path / "run" / "checkpoints" / "first").rglob("model.safetensors"):
+        content = bytearray(model.read_bytes())
+        content[-1] ^= 1
+        model.write_bytes(content)
+    run(path)
+    after = tiny.metrics(tmp_path / "run")
+    assert sorted(map(str, after)) == sorted(map(str, before))
+
+
 def test_the_source_is_kept_relative_to_the_run_folder(tmp_path: Path) -> None:
     path = tiny.write(tmp_path)
     for source in (tmp_path / "clips", Path(os.path.relpath(tmp_path / "clips"))):
