@@ -6,6 +6,7 @@ Letters: K pictures, H W height and width in pixels. Times are seconds from the 
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,14 +66,11 @@ def decord_pictures(
         raise MediaError(
             f"holds {len(reader)} pictures, the manifest promises {frames}: scan again"
         )
-    try:
-        starts = np.asarray(reader.get_frame_timestamp(range(len(reader))))[:, 0].astype(np.float64)
-        index = _shown(starts - starts[0], np.asarray(times))  # [K]
-        # repeats are decoded once
-        unique, inverse = np.unique(index, return_inverse=True)
+    index = _shown(_starts(reader), np.asarray(times))  # [K]
+    # repeats are decoded once
+    unique, inverse = np.unique(index, return_inverse=True)
+    with _decord("decoding failed"):
         pictures: np.ndarray = reader.get_batch(unique.tolist()).asnumpy()
-    except Exception as error:  # decord has several error classes, all mean the same here
-        raise MediaError(f"decoding failed ({_first_line(error)})") from None
     if pictures.shape != (len(unique), size[1], size[0], 3):
         raise MediaError(f"decoding gave the shape {pictures.shape}")
     if len(unique) == len(index) and (inverse == np.arange(len(index))).all():
@@ -189,8 +187,23 @@ def _one_thread() -> dict[str, int]:
 
 def decord_times(path: str | os.PathLike[str]) -> np.ndarray:
     """The times that decord gives the pictures, float64 [N], in s from the first."""
-    reader = _open_decord(path, (32, 32))
-    starts = np.asarray(reader.get_frame_timestamp(range(len(reader))))[:, 0].astype(np.float64)
+    return _starts(_open_decord(path, (32, 32)))
+
+
+@contextmanager
+def _decord(what: str) -> Iterator[None]:
+    """Around calls of decord alone, whose several error classes all mean that the file is bad."""
+    try:
+        yield
+    except Exception as error:
+        raise MediaError(f"{what} ({_first_line(error)})") from None
+
+
+def _starts(reader) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """When each picture starts, float64 [N], in s from the first."""
+    with _decord("decoding failed"):
+        times = reader.get_frame_timestamp(range(len(reader)))  # [N, 2]: start and end
+    starts = np.asarray(times)[:, 0].astype(np.float64)
     return starts - starts[0]
 
 
@@ -198,12 +211,11 @@ def _open_decord(path: str | os.PathLike[str], size: tuple[int, int]):  # type: 
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
-    try:
+    file = os.path.abspath(path)
+    with _decord("decord cannot open it"):
         reader = decord.VideoReader(
-            os.path.abspath(path), ctx=decord.cpu(0), width=size[0], height=size[1], num_threads=1
+            file, ctx=decord.cpu(0), width=size[0], height=size[1], num_threads=1
         )
-    except Exception as error:
-        raise MediaError(f"decord cannot open it ({_first_line(error)})") from None
     if len(reader) == 0:
         raise MediaError("holds no picture")
     return reader
