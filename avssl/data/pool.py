@@ -106,6 +106,6 @@ def _serve(connection: Connection, function: Callable[..., Any], parent: int) ->
             result = function(item)
         except MediaError as error:
             result = Failure(str(error))
-        except Exception as error:
+        except Exception as error:  # a function that raises is documented to be a Failure
             result = Failure(f"{type(error).__name__}: {error}")
         connection.send(result)

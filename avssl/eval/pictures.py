@@ -18,7 +18,7 @@ from torch import Tensor
 from avssl.eval.features import Features
 from avssl.eval.metrics import cosine
 from avssl.eval.probes import SUBSET, retrievals
-from avssl.files import whole_rows
+from avssl.files import metrics_rows
 from avssl.ops.patches import patch_statistics, patchify, unpatchify
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def curves_picture(path: Path, metrics: Path) -> None:
         lines, columns, figsize=(4.3 * columns, 2.7 * lines), squeeze=False, sharex=True,
         layout="constrained",
     )  # fmt: skip
+    # axes to spare in the last line are hidden below
     for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
         for i, name in enumerate(names):
             for j, part in enumerate(_stages(series[name], bounds)):
@@ -182,7 +183,7 @@ def read_metrics(path: Path) -> tuple[dict[str, Points], list[tuple[int, str]]]:
     series: dict[str, Points] = {}
     bounds: list[tuple[int, str]] = []
     start, last = 0, -1
-    for row in whole_rows(path):
+    for row in metrics_rows(path):
         stage, step = row.pop("stage"), row.pop("step")
         if not bounds or bounds[-1][1] != stage:
             start = last + 1
