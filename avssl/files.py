@@ -16,7 +16,7 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(half_written(path), path)
 
 
-def whole_rows(path: Path) -> list[dict[str, Any]]:
+def metrics_rows(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl (objects with `stage` and `step`); broken ones are left out."""
     if not path.is_file():
         return []

@@ -22,6 +22,7 @@ from avssl.eval.pictures import (
 )
 from avssl.eval.probes import Evaluation, final_evaluation, probe
 from avssl.eval.report import Card, StageSummary, print_tables, write_card, write_results
+from avssl.files import metrics_rows
 from avssl.graph.graph import Graph
 from avssl.graph.source import Problems
 from avssl.train import checkpoint
@@ -157,7 +158,7 @@ def _towers(session: Session, instance: Instance, *, trained: bool) -> nn.Module
 def _card(session: Session, results: dict[str, Evaluation]) -> Card:
     experiment = session.experiment
     config = experiment.config
-    rows = session.folder.rows()
+    rows = metrics_rows(session.folder.metrics)
     stages = []
     for instance in experiment.instances:
         _, progress, _ = checkpoint.newest(session.folder.checkpoints(instance.name))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from avssl.errors import UserError
-from avssl.files import half_written, whole_rows, write_whole
+from avssl.files import half_written, metrics_rows, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -144,12 +144,12 @@ class RunFolder:
         if not self.metrics.is_file():
             return
         last = step if step else -1
-        kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= last]
+        kept = [
+            row
+            for row in metrics_rows(self.metrics)
+            if row["stage"] != stage or row["step"] <= last
+        ]
         write_whole(self.metrics, "".join(f"{json.dumps(row)}\n" for row in kept))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl that are whole."""
-        return whole_rows(self.metrics)
 
 
 def portable(experiment: Experiment, graphs: dict[str, str]) -> dict[str, Any]:
