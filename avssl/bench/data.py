@@ -88,16 +88,15 @@ def _rate(loader: Loader, *, seconds: float) -> tuple[float, float]:
 def _parts(dataset: ClipDataset) -> None:
     """CPU milliseconds of one clip in this process, by what they go to."""
     clips = [dataset.clips[k] for k in range(min(len(dataset), 64))]
-    window, frames = dataset.config.window, _frames(dataset)
+    window, recipe = dataset.config.window, _frames(dataset)
     spent: dict[str, list[float]] = {"pictures": [], "sound": []}
     for clip in clips:
         begin, length = extent(clip, video=True)
         start = begin + max(0.0, length - window) / 2
-        times = start + np.arange(frames) * min(window, length) / frames
-        size = next(i.size for i in dataset.config.inputs.values() if isinstance(i, FramesConfig))
-        spent["pictures"].append(
-            _cpu(lambda: read_pictures(dataset.root / clip.path, clip, times, short_side=size))  # noqa: B023
-        )
+        times = start + np.arange(recipe.frames) * min(window, length) / recipe.frames
+        file = dataset.root / clip.path
+        read = functools.partial(read_pictures, file, clip, times, short_side=recipe.size)
+        spent["pictures"].append(_cpu(read))
         path = dataset.root / clip.sound_path
         spent["sound"].append(
             _cpu(
@@ -120,23 +119,21 @@ def _cpu(call: Callable[[], object]) -> float:
 
 def _readers(dataset: ClipDataset, *, clips: int) -> None:
     """decord and PyAV alternate on the same pictures of the same files at the same size."""
-    size = next(i.size for i in dataset.config.inputs.values() if isinstance(i, FramesConfig))
     chosen = [clip for clip in dataset.clips if clip.reader != "pyav-linear"]
     chosen = chosen[:: max(1, len(chosen) // max(clips, 1))][:clips]
     if not chosen:
         print("no clip that decord could read: nothing to compare")
         return
-    random, frames = np.random.default_rng(0), _frames(dataset)
+    random, recipe = np.random.default_rng(0), _frames(dataset)
     ratios: list[float] = []
     milliseconds: dict[str, list[float]] = {"decord": [], "pyav": []}
     for clip in chosen:
         begin, length = extent(clip, video=True)
         window = min(dataset.config.window, length)
-        times = (
-            begin + random.random() * (length - window) + np.arange(frames) * window / frames
-        )  # [K]
+        start = begin + random.random() * (length - window)
+        times = start + np.arange(recipe.frames) * window / recipe.frames  # [K]
         calls = {
-            reader: functools.partial(_read, dataset, clip, reader, times, size)
+            reader: functools.partial(_read, dataset, clip, reader, times, recipe.size)
             for reader in milliseconds
         }
         try:
@@ -150,13 +147,13 @@ def _readers(dataset: ClipDataset, *, clips: int) -> None:
     if ratios:
         cells = [f"{name} {statistics.median(ms):.1f} ms" for name, ms in milliseconds.items()]
         print(
-            f"{frames} pictures of one clip: {', '.join(cells)}; PyAV / decord "
+            f"{recipe.frames} pictures of one clip: {', '.join(cells)}; PyAV / decord "
             f"{statistics.median(ratios):.2f} (median of {len(ratios)} clips)"
         )
 
 
-def _frames(dataset: ClipDataset) -> int:
-    return next(i.frames for i in dataset.config.inputs.values() if isinstance(i, FramesConfig))
+def _frames(dataset: ClipDataset) -> FramesConfig:
+    return next(i for i in dataset.config.inputs.values() if isinstance(i, FramesConfig))
 
 
 def _read(
