@@ -105,9 +105,8 @@ def test_rotated_files_are_upright_in_every_reader(
     image = read_pictures(odd.root / path, clip, [0.1], short_side=104)[0]  # [H, W, 3]
     assert image.shape[:2] == ((104, 160) if degrees == 180 else (160, 104))
     red = (image[..., 0].astype(int) - image[..., 1] > 128).nonzero()
-    assert [int(axis.mean() > size / 2) for axis, size in zip(red, image.shape, strict=False)] == [
-        *corner
-    ]
+    sides = zip(red, image.shape[:2], strict=True)
+    assert [int(axis.mean() > size / 2) for axis, size in sides] == [*corner]
 
 
 def test_variable_rate_pictures_are_taken_by_time(odd: Manifest, number_in: Any) -> None:
