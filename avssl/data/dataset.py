@@ -281,6 +281,12 @@ def _nothing(manifest: Manifest, split: str | None, left_out: list[tuple[str, st
     for clip in manifest.clips:
         counts[clip.split or "(none)"] = counts.get(clip.split or "(none)", 0) + 1
     known = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    if manifest.split_by_path:
+        return (
+            f"{manifest.root} has no clip in the split '{split}' (it has {known}), for no split is "
+            "given and so the paths decide: add more clips, or write a manifest.csv with a column "
+            "'split'"
+        )
     return (
         f"the manifest in {manifest.root} has no clip in the split '{split}' (it has {known}): "
         "fill its column 'split', or leave the whole column empty for a split by path"

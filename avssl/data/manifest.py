@@ -68,6 +68,7 @@ class Manifest:
 
     root: Path
     clips: list[Clip]
+    split_by_path: bool = False  # no row named a split, so `with_splits` took them from the paths
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Manifest":
@@ -146,7 +147,7 @@ class Manifest:
                 "or test), or leave it empty in all for a split by path"
             )
         clips = [dataclasses.replace(clip, split=hash_split(clip.path)) for clip in self.clips]
-        return Manifest(self.root, clips)
+        return Manifest(self.root, clips, split_by_path=True)
 
 
 def hash_split(path: str) -> str:

@@ -23,7 +23,7 @@ from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.data.container import MediaError
 from avssl.data.dataset import ClipDataset, extent
 from avssl.data.loader import make_eval_loader, make_loader, steps_per_epoch
-from avssl.data.manifest import Clip, Manifest
+from avssl.data.manifest import Clip, Manifest, hash_split
 from avssl.data.scan import folder_clips, scan_clips
 from avssl.errors import UserError
 
@@ -231,8 +231,21 @@ def test_pictures_are_scaled_to_the_configured_mean_and_deviation(manifest: Mani
 
 
 def test_a_missing_split_is_explained(manifest: Manifest) -> None:
-    with pytest.raises(UserError, match=r"no clip in the split 'val' \(it has train 10\)"):
+    with pytest.raises(UserError, match=r"no clip in the split 'val' \(it has train 10\)") as error:
         ClipDataset(manifest, CONFIG, split="val")
+    assert "fill its column 'split'" in str(error.value)
+
+
+def test_a_missing_split_of_a_plain_folder_is_explained(manifest: Manifest) -> None:
+    """Three clips are too few for a split by path, and there is no column to fill."""
+    clips = [dataclasses.replace(clip, split="") for clip in manifest.clips]
+    train = [clip for clip in clips if hash_split(clip.path) == "train"][:3]
+    folder = Manifest(manifest.root, train).with_splits()
+    with pytest.raises(UserError, match=r"no clip in the split 'val' \(it has train 3\)") as error:
+        ClipDataset(folder, CONFIG, split="val")
+    message = str(error.value)
+    assert "add more clips, or write a manifest.csv with a column 'split'" in message
+    assert "fill its column" not in message
 
 
 # failures
