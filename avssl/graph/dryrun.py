@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from avssl.errors import UserError
 from avssl.graph.graph import Call, Graph, SubGraph, plan
 from avssl.graph.source import Problems
 from avssl.graph.spec import GraphSpec, Input
@@ -137,7 +136,11 @@ class _Runner:
                 result = {ports[0]: result}
             if not isinstance(result, dict) or set(result) != set(ports):
                 found = sorted(result) if isinstance(result, dict) else type(result).__name__
-                raise UserError(f"{call.place}: '{call.module}' returned {found}, not {ports}")
+                self.problems.add(
+                    call.place,
+                    f"node '{call.name}': '{call.module}' returned {found}, not {ports}.",
+                )
+                raise _Failed
             for port, key in call.outputs:
                 values[key] = result[port]
             self.record(name, result)

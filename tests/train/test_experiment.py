@@ -58,6 +58,29 @@ def test_every_mistake_is_reported_at_once_with_its_place(tmp_path: Path) -> Non
     assert len(messages) == len(expected) - 1  # one of them has two parts, and nothing follows on
 
 
+def test_a_block_that_returns_nothing_hides_no_other_mistake(tmp_path: Path) -> None:
+    student = "plugins: [idle.py]\n" + tiny.STUDENT.replace("{type: linear,", "{type: idle,")
+    path = tiny.write(tmp_path, tiny.EXPERIMENT.replace("clip: 1.0", "clpi: 1.0"), student=student)
+    (tmp_path / "configs" / "graphs" / "idle.py").write_text(
+        "from torch import Tensor, nn\n"
+        "from avssl.registry import register\n"
+        "@register('idle')\n"
+        "class Idle(nn.Module):\n"
+        "    outputs = ('x',)\n"
+        "    def __init__(self, width: int, out: int) -> None:\n"
+        "        super().__init__()\n"
+        "    def forward(self, x: Tensor) -> Tensor:\n"
+        "        pass\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        load_experiment(path)
+    messages = error.value.messages
+    assert any("tiny.yaml:9:" in m and "unknown key 'clpi'" in m for m in messages), messages
+    returned = "node 'p': 'head' returned NoneType, not ['x']."
+    assert any("student.yaml:16:3" in m and returned in m for m in messages), messages
+    assert len(messages) == 2
+
+
 def test_probes_and_inputs_are_held_against_the_graphs(tmp_path: Path) -> None:
     text = tiny.EXPERIMENT.replace("frames: 32}}", "frames: 48}}").replace(
         "every: 0", "towers: {{audio: audio.poold}}"
