@@ -10,7 +10,7 @@ from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 if TYPE_CHECKING:
     from avssl.graph.source import Document, Keys, Problems
     from avssl.graph.spec import GraphSpec
-    from avssl.train.experiment import ProbeConfig
+    from avssl.train.config import ProbeConfig
 
 LABEL = "label"  # in every batch, [B]
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from avssl.train.clips import Clips
-    from avssl.train.experiment import Instance, LoadedExperiment, TrainConfig
+    from avssl.train.config import TrainConfig
+    from avssl.train.experiment import Instance, LoadedExperiment
     from avssl.train.signals import StopRequest
 
 

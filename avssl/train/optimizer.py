@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from avssl.graph import Graph
-    from avssl.train.experiment import TrainConfig
+    from avssl.train.config import TrainConfig
 
 
 def trained_parameters(graph: Graph) -> Iterator[tuple[str, str, nn.Parameter]]:

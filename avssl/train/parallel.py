@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from avssl.graph import Graph
-    from avssl.train.experiment import TrainConfig
+    from avssl.train.config import TrainConfig
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=12)  # the others wait while rank 0 scans or renders the data

@@ -30,7 +30,7 @@ from avssl.files import half_written, metrics_rows, write_whole
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from avssl.train.experiment import Experiment
+    from avssl.train.config import Experiment
 
 # What may differ between the command that started a run and the one that continues it.
 HARMLESS = frozenset(

@@ -8,7 +8,7 @@ import yaml
 
 from avssl.graph.graph import Graph
 from avssl.train import health
-from avssl.train.experiment import TrainConfig
+from avssl.train.config import TrainConfig
 from avssl.train.optimizer import make_optimizer
 from avssl.train.teachers import update_teachers
 from tests.train import tiny

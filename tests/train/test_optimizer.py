@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from avssl.graph.graph import Graph
-from avssl.train.experiment import TrainConfig
+from avssl.train.config import TrainConfig
 from avssl.train.optimizer import clip_gradients, learning_rate, make_optimizer, peak_lr
 from avssl.train.teachers import update_teachers
 from tests.train import tiny
