@@ -5,13 +5,16 @@ Letters: H W height and width of a picture in pixels, N samples.
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+
+from avssl.data.manifest import Manifest
+from avssl.data.scan import folder_clips, scan_clips
 
 WIDTH, HEIGHT = 320, 208  # above the size where decord is preferred
 _BLOCK = 16  # pixels
@@ -285,6 +288,22 @@ def numbered(numbered_folder: Path) -> Callable[[str], Numbered]:
         return made[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Ten clips of 1.2 s in two classes; decord reads even ones, PyAV odd ones."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number in range(10):
+        path = folder / ("cat", "dog")[number % 2] / f"{number}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        write_media(path, audio="aac", count=30, seconds=1.2, codec={"g": "10"})
+    clips = scan_clips(folder, folder_clips(folder, folder), workers=1)
+    readers = ("decord", "pyav")
+    return Manifest(
+        folder,
+        [replace(clip, split="train", reader=readers[row % 2]) for row, clip in enumerate(clips)],
+    )
 
 
 def _fixture(name: str, value: object) -> None:

@@ -4,18 +4,12 @@ Letters: B batch, N samples, T pictures.
 """
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -37,25 +31,6 @@ PLAIN = {
     "video": FramesConfig(frames=4, size=104, mean=[0, 0, 0], std=[1, 1, 1]),
 }
 COUNT = 10
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: Any, write_media: Any) -> Manifest:
-    """Ten clips of 1.2 s in two classes; decord reads even ones, PyAV odd ones."""
-    folder = tmp_path_factory.mktemp("clips")
-    for number in range(COUNT):
-        path = folder / ("cat", "dog")[number % 2] / f"{number}.mp4"
-        path.parent.mkdir(exist_ok=True)
-        write_media(path, audio="aac", count=30, seconds=1.2, codec={"g": "10"})
-    clips = scan_clips(folder, folder_clips(folder, folder), workers=1)
-    readers = ("decord", "pyav")
-    return Manifest(
-        folder,
-        [
-            dataclasses.replace(clip, split="train", reader=readers[row % 2])
-            for row, clip in enumerate(clips)
-        ],
-    )
 
 
 @pytest.fixture
@@ -302,141 +277,3 @@ def test_too_many_bad_clips_stop_the_run(breaking: Any) -> None:
     bad.update(range(10))
     with pytest.raises(UserError, match="could not be read"):
         batches(dataset, 0, 1, max_bad_share=1.0)
-
-
-# processes
-
-
-SCRIPT = """
-    import sys, decord, torch
-    from avssl.data.config import DataConfig, FbankConfig, FramesConfig
-    from avssl.data.dataset import ClipDataset
-    from avssl.data.loader import make_loader
-    from avssl.data.manifest import Manifest
-    from avssl.errors import run_tool
-
-    config = DataConfig(window=0.6, batch=4, workers=1,
-                        inputs={"video": FramesConfig(frames=4, size=48)})
-    manifest = Manifest.read(sys.argv[1])
-    reader = decord.VideoReader(sys.argv[2])  # used before and after the workers start
-    reader[3]
-    torch.ones(300, 300) @ torch.ones(300, 300)
-
-    @run_tool
-    def main():
-        for step, batch in enumerate(
-            make_loader(ClipDataset(manifest, config), config, seed=0, start_step=0, steps=10**6)
-        ):
-            if step == 2:
-                reader[4]
-                print("running", flush=True)
-    main()
-"""
-
-
-@pytest.fixture
-def running(manifest: Manifest, tmp_path: Path) -> Iterator[tuple[Any, list[psutil.Process]]]:
-    """A script without a main guard that loads for ever, and its helper processes."""
-    manifest.write(manifest.root / "manifest.csv")
-    script = tmp_path / "endless.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    arguments = [manifest.root / "manifest.csv", manifest.root / manifest.clips[0].path]
-    process = subprocess.Popen(
-        [sys.executable, script, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "running\n", process.communicate()[1]
-    helpers = psutil.Process(process.pid).children(recursive=True)
-    assert len(helpers) >= 2  # the fork server and a worker
-    yield process, helpers
-    for one in [process, *helpers]:
-        try:
-            one.kill()
-        except psutil.NoSuchProcess:
-            pass
-    process.communicate()
-
-
-def assert_gone(helpers: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(helpers, timeout=60)
-    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_no_orphans_when_the_parent_is_killed(running: Any) -> None:
-    process, helpers = running
-    process.kill()
-    assert_gone(helpers)
-
-
-def test_interrupt_ends_everything_quietly(running: Any) -> None:
-    process, helpers = running
-    for _ in range(8):  # Python drops a KeyboardInterrupt that arises in a destructor: press again
-        os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
-        try:
-            _, errors = process.communicate(timeout=15)
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    assert_gone(helpers)
-    assert errors.count("Traceback") <= 1  # the script's own KeyboardInterrupt
-
-
-def test_a_killed_worker_is_one_sentence(running: Any) -> None:
-    process, helpers = running
-    worker = next(one for one in helpers if one.parent().pid != process.pid)  # type: ignore[union-attr]
-    worker.kill()
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "error: a loader process was killed (signal 9)" in errors
-    assert "Traceback" not in errors
-    assert_gone(helpers)
-
-
-FAILING = """
-    import sys
-    from pathlib import Path
-    from avssl.data.config import DataConfig, FramesConfig
-    from avssl.data.dataset import ClipDataset
-    from avssl.data.loader import make_loader
-    from avssl.data.manifest import Manifest
-    from avssl.errors import UserError, run_tool
-
-    def main():
-        config = DataConfig(window=0.4, batch=2, inputs={"video": FramesConfig(frames=4, size=32)})
-        dataset = ClipDataset(Manifest.read(sys.argv[1]), config, split=None, training=True)
-        for batch in make_loader(dataset, config, seed=0, start_step=0, steps=1000):
-            print("running", flush=True)
-            if sys.argv[2] == "error":
-                raise UserError("the loss is not finite")
-
-    run_tool(main)()
-"""
-
-
-def fail(manifest: Manifest, tmp_path: Path, how: str, limit: str) -> tuple[int, str]:
-    manifest.write(manifest.root / "manifest.csv")
-    (tmp_path / "failing.py").write_text(textwrap.dedent(FAILING))
-    command = [sys.executable, tmp_path / "failing.py", manifest.root / "manifest.csv", how]
-    ended = subprocess.run(
-        ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "-", *command],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    return ended.returncode, ended.stderr
-
-
-def test_an_error_beside_a_worker_ends_the_program(manifest: Manifest, tmp_path: Path) -> None:
-    code, errors = fail(manifest, tmp_path, "error", "unlimited")
-    assert code == 2 and errors == "error: the loss is not finite\n"
-
-
-def test_shared_memory_that_is_full_is_one_sentence(manifest: Manifest, tmp_path: Path) -> None:
-    code, errors = fail(manifest, tmp_path, "no error", "8")  # a limit on files counts there, too
-    assert code == 2 and "/dev/shm is full" in errors
