@@ -20,6 +20,24 @@ from tests.train import tiny
 Run = Callable[..., None]
 
 
+def clips_that(act: Callable[[], None], *, before: int) -> type[tiny.TinyClips]:
+    """Clips that call `act` before they give the batch number `before`, counted from 0."""
+
+    class Acting(tiny.TinyClips):
+        def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
+            for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
+                if number == before:
+                    act()
+                yield batch
+
+    return Acting
+
+
+def interrupt() -> None:
+    """What Ctrl-C does."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_stages_run_in_order_and_finished_ones_are_skipped(
     tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,15 +76,7 @@ def test_a_run_that_was_asked_to_end_continues_bit_for_bit(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tiny.write(tmp_path / "whole"))
-
-    class Interrupting(tiny.TinyClips):
-        def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
-            for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
-                if number == 7:
-                    os.kill(os.getpid(), signal.SIGINT)
-                yield batch
-
-    monkeypatch.setattr(avssl.train.clips, "open_clips", Interrupting)
+    monkeypatch.setattr(avssl.train.clips, "open_clips", clips_that(interrupt, before=7))
     path = tiny.write(tmp_path / "parts")
     folder = tmp_path / "parts" / "run"
     run(path)
@@ -123,15 +133,8 @@ def test_another_configuration_is_refused_and_what_differs_is_named(
 def test_other_clips_are_refused_when_a_run_is_continued(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stopping(tiny.TinyClips):
-        def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
-            for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
-                if number == 2:
-                    os.kill(os.getpid(), signal.SIGINT)
-                yield batch
-
     path = tiny.write(tmp_path)
-    monkeypatch.setattr(avssl.train.clips, "open_clips", Stopping)
+    monkeypatch.setattr(avssl.train.clips, "open_clips", clips_that(interrupt, before=2))
     run(path)
     monkeypatch.setattr(tiny.TinyClips, "fingerprint", "63 (less)")
     with pytest.raises(UserError, match=r"first was started on the train clips 64 \(tiny\) and"):
@@ -283,16 +286,12 @@ def test_a_loader_that_dies_with_the_run_does_not_cost_the_checkpoint(
 ) -> None:
     """SIGTERM often goes to the whole process group, loader processes included."""
 
-    class Dying(tiny.TinyClips):
-        def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
-            for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
-                if number == 4:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does
-                    raise UserError("a loader process ended unexpectedly")
-                yield batch
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does
+        raise UserError("a loader process ended unexpectedly")
 
-    monkeypatch.setattr(avssl.train.clips, "open_clips", Dying)
+    monkeypatch.setattr(avssl.train.clips, "open_clips", clips_that(die, before=4))
     run(tiny.write(tmp_path), "train.save_every=100")
     assert (tmp_path / "run" / "checkpoints" / "first" / "step-000004").is_dir()
 
