@@ -92,23 +92,52 @@ def knn(
     weighs exp(cosine / temperature) (Wu et al. 2018), None gives each one vote. Equal votes go to
     the lowest class. k is capped at the number of neighbours there are.
     """
-    others = features if bank is None else bank  # [M, D]
     votes_of = labels if bank is None or bank_labels is None else bank_labels
+    classes = int(torch.cat([labels, votes_of]).max()) + 1
+    targets = F.one_hot(votes_of, classes).double()  # [M, classes]
+    votes = neighbour_votes(features, targets, bank=bank, k=k, temperature=temperature)
+    return (votes.argmax(1) == labels).double().mean().item()
+
+
+def neighbour_votes(
+    features: Tensor,
+    targets: Tensor,
+    *,
+    bank: Tensor | None = None,
+    k: int = 20,
+    temperature: float | None = 0.07,
+) -> Tensor:
+    """Votes of the k nearest neighbours for each class, as `knn` counts them: float64 [N, C].
+
+    features: [N, D]. targets: float64 [M, C], the classes of each clip of `bank` [M, D], or of
+    `features` themselves where there is no bank; a clip may be of several classes.
+    """
+    others = features if bank is None else bank  # [M, D]
     k = min(k, len(others) - (bank is None))
     if k < 1:
         raise UserError(f"kNN needs at least two labelled clips, found {len(features)}")
-    classes = int(torch.cat([labels, votes_of]).max()) + 1
-    right = 0
+    found = []
     for first in range(0, len(features), CHUNK):
         similarity = cosine(features[first : first + CHUNK], others)  # [N', M]
         if bank is None:
             similarity.diagonal(first).fill_(-torch.inf)
         nearest, order = similarity.topk(k, dim=1)  # [N', k]
         weight = torch.ones_like(nearest) if temperature is None else (nearest / temperature).exp()
-        votes = torch.zeros(len(similarity), classes, dtype=torch.float64)
-        votes.scatter_add_(1, votes_of[order], weight)
-        right += int((votes.argmax(1) == labels[first : first + CHUNK]).sum())
-    return right / len(features)
+        votes = torch.zeros(len(similarity), targets.shape[1], dtype=torch.float64)
+        for i in range(k):
+            votes += weight[:, i : i + 1] * targets[order[:, i]]
+        found.append(votes)
+    return torch.cat(found)
+
+
+def top_k(scores: Tensor, labels: Tensor, k: int) -> float:
+    """Share of clips whose class is among the k with the highest scores.
+
+    scores: [N, C]; labels: [N]. Equal scores count in the order of the classes, whatever the label,
+    as in `argmax`.
+    """
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]  # [N, k]
+    return (order == labels.unsqueeze(1)).any(1).double().mean().item()
 
 
 def rankme(features: Tensor) -> float:
@@ -124,10 +153,12 @@ def rankme(features: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Probe:
-    """Result of a linear probe. predictions: int64 [M], one per test clip."""
+    """Result of a linear probe. predictions: int64 [M], one per test clip. scores: log probability
+    of each class, float64 [M, C]; -inf for classes that the train split does not have."""
 
     accuracy: float
     predictions: Tensor  # [M]
+    scores: Tensor  # [M, C]
 
 
 def linear_probe(
@@ -152,10 +183,15 @@ def linear_probe(
         raise UserError("a linear probe needs at least two classes, found one in the train split")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
     model.fit(train.double().numpy(), train_labels.numpy())
-    predictions = torch.from_numpy(model.predict(test.double().numpy()))
+    x = test.double().numpy()
+    predictions = torch.from_numpy(model.predict(x))
+    classes = int(torch.cat([train_labels, test_labels]).max()) + 1
+    scores = torch.full((len(test), classes), -torch.inf, dtype=torch.float64)
+    scores[:, torch.from_numpy(model.classes_)] = torch.from_numpy(model.predict_log_proba(x))
     return Probe(
         accuracy=(predictions == test_labels).double().mean().item(),
         predictions=predictions,
+        scores=scores,
     )
 
 

@@ -9,7 +9,17 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from avssl.errors import UserError
-from avssl.eval.metrics import confusion, cosine, knn, linear_probe, rankme, ranks, retrieval
+from avssl.eval.metrics import (
+    confusion,
+    cosine,
+    knn,
+    linear_probe,
+    neighbour_votes,
+    rankme,
+    ranks,
+    retrieval,
+    top_k,
+)
 
 
 def test_ranks_by_hand() -> None:
@@ -144,3 +154,31 @@ def test_linear_probe_says_what_is_missing() -> None:
 def test_confusion_rows_are_true_classes() -> None:
     counts = confusion(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), classes=3)
     assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_top_k_counts_the_right_class_among_the_best() -> None:
+    scores = torch.tensor([[0.1, 0.5, 0.4], [0.6, 0.3, 0.1]])
+    labels = torch.tensor([2, 2])
+    assert [top_k(scores, labels, k) for k in (1, 2, 3)] == [0, 0.5, 1]
+
+
+def test_equal_scores_are_worth_a_guess_that_ignores_the_label() -> None:
+    labels = torch.arange(10).repeat(3)
+    assert top_k(torch.zeros(30, 10), labels, 1) == pytest.approx(0.1)
+    assert top_k(torch.zeros(30, 10), labels, 5) == pytest.approx(0.5)
+
+
+def test_probe_scores_cover_classes_without_train_clips() -> None:
+    x = torch.tensor([[0.0], [1.0], [0.1], [0.9]])
+    found = linear_probe(x, torch.tensor([0, 2, 0, 2]), x, torch.tensor([0, 2, 1, 3]))
+    assert found.scores.shape == (4, 4)
+    assert found.scores[:, [1, 3]].isinf().all() and found.scores[:, [0, 2]].isfinite().all()
+    assert found.scores.argmax(1).tolist() == found.predictions.tolist()
+    assert top_k(found.scores, torch.tensor([0, 2, 1, 3]), 1) == found.accuracy
+
+
+def test_votes_of_clips_with_several_labels() -> None:
+    bank = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    targets = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]).double()
+    votes = neighbour_votes(torch.tensor([[1.0, 0.0]]), targets, bank=bank, k=2, temperature=None)
+    assert votes.tolist() == [[1, 2, 1]]

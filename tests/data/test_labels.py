@@ -1,0 +1,192 @@
+"""Label files in their published formats, with lines as the published files have them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from avssl.data.label_formats import FORMATS, KINETICS_SOUNDS
+from avssl.data.labels import Listing, labels_of, place_segments, read_classes, read_labels
+from avssl.data.manifest import Clip
+from avssl.errors import UserError
+
+AUDIOSET = """# Segments csv created Sun Mar  5 10:54:25 2017
+# num_ytids=3, num_segs=3, num_unique_labels=5, num_positive_labels=6
+# YTID, start_seconds, end_seconds, positive_labels
+--4gqARaEJE, 0.000, 10.000, "/m/068hy,/m/07q6cd_,/m/0bt9lr,/m/0jbk"
+--BfvyPmVMo, 20.000, 30.000, "/m/03l9g"
+--U7joUcTCo, 0.000, 10.000, "/m/01b_21"
+"""
+INDEX = """index,mid,display_name
+73,/m/068hy,"Domestic animals, pets"
+74,/m/0bt9lr,"Dog"
+72,/m/0jbk,"Animal"
+361,/m/07q6cd_,"Squeak"
+"""
+VGGSOUND = """--0PQM4-hqg,30,waterfall burbling,train
+---g-f_I2yQ,1,people marching,test
+-0BIyqJj9ZU,30,"race car, auto racing",test
+"""
+ESC = """filename,fold,target,category,esc10,src_file,take
+1-100032-A-0.wav,1,0,dog,True,100032,A
+5-100038-A-14.wav,5,14,chirping_birds,False,100038,A
+"""
+KINETICS = """label,youtube_id,time_start,time_end,split,is_cc
+abseiling,-3B32lodo2M,59,69,train,0
+"playing bagpipes",_dbcJuKJQNs,40,50,validate,0
+"""
+
+
+def files(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / "media" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder / "media"
+
+
+def text(path: Path, content: str) -> str:
+    path.write_text(content, encoding="utf-8")
+    return str(path)
+
+
+def rows(listing: Listing) -> dict[str, tuple[str, str]]:
+    return {clip.path: (clip.label, clip.split) for clip in listing.manifest.clips}
+
+
+def test_audioset_names_every_label_and_every_missing_clip(tmp_path: Path) -> None:
+    media = files(tmp_path, "--4gqARaEJE.flac", "sub/--BfvyPmVMo_20.000.wav", "other.wav")
+    text(tmp_path / "class_labels_indices.csv", INDEX)
+    found = read_labels([text(tmp_path / "eval_segments.csv", AUDIOSET)], media, format="audioset")
+    assert rows(found) == {
+        "--4gqARaEJE.flac": ("Domestic animals, pets;Squeak;Dog;Animal", "test"),
+        "sub/--BfvyPmVMo_20.000.wav": ("/m/03l9g", "test"),
+    }
+    assert labels_of(found.manifest.clips[0]) == [
+        "Domestic animals, pets",
+        "Squeak",
+        "Dog",
+        "Animal",
+    ]
+    assert found.missing == ["--U7joUcTCo"] and found.unlisted == 1
+    assert "--U7joUcTCo" in found.describe()
+
+
+@pytest.mark.parametrize(
+    "name",
+    "--BfvyPmVMo --BfvyPmVMo_20 --BfvyPmVMo_000020 --BfvyPmVMo_20.000 --BfvyPmVMo_20_30 "
+    "--BfvyPmVMo_20000_30000 Y--BfvyPmVMo".split(),
+)
+def test_audioset_files_under_the_names_of_download_tools(tmp_path: Path, name: str) -> None:
+    media = files(tmp_path, f"{name}.mp4")
+    label = text(tmp_path / "balanced_train_segments.csv", AUDIOSET)
+    assert rows(read_labels([label], media, format="audioset")) == {
+        f"{name}.mp4": ("/m/03l9g", "train")
+    }
+
+
+def test_audioset_split_is_named_or_asked_for(tmp_path: Path) -> None:
+    media = files(tmp_path, "--4gqARaEJE.wav")
+    file = text(tmp_path / "mine.csv", AUDIOSET)
+    with pytest.raises(UserError, match="train="):
+        read_labels([file], media, format="audioset")
+    found = read_labels([f"test={file}"], media, format="audioset")
+    assert [clip.split for clip in found.manifest.clips] == ["test"]
+
+
+def test_vggsound(tmp_path: Path) -> None:
+    media = files(tmp_path, "--0PQM4-hqg_000030.mp4", "-0BIyqJj9ZU_000030.mp4")
+    found = read_labels([text(tmp_path / "vggsound.csv", VGGSOUND)], media, format="vggsound")
+    assert rows(found) == {
+        "--0PQM4-hqg_000030.mp4": ("waterfall burbling", "train"),
+        "-0BIyqJj9ZU_000030.mp4": ("race car, auto racing", "test"),
+    }
+    assert found.missing == ["---g-f_I2yQ_000001"]
+
+
+def test_esc_folds(tmp_path: Path) -> None:
+    media = files(tmp_path, "audio/1-100032-A-0.wav", "audio/5-100038-A-14.wav")
+    file = text(tmp_path / "esc50.csv", ESC)
+    found = read_labels([file], media, format="esc50").manifest.clips
+    assert [(clip.label, clip.split, clip.extra["fold"]) for clip in found] == [
+        ("dog", "train", "1"),
+        ("chirping_birds", "test", "5"),
+    ]
+    ten = read_labels([file], media, format="esc10").manifest.clips
+    assert [clip.label for clip in ten] == ["dog"]
+
+
+def test_kinetics_and_its_sounds(tmp_path: Path) -> None:
+    media = files(
+        tmp_path, "abseiling/-3B32lodo2M_000059_000069.mp4", "_dbcJuKJQNs_000040_000050.mp4"
+    )
+    file = text(tmp_path / "kinetics.csv", KINETICS)
+    assert rows(read_labels([file], media, format="kinetics")) == {
+        "abseiling/-3B32lodo2M_000059_000069.mp4": ("abseiling", "train"),
+        "_dbcJuKJQNs_000040_000050.mp4": ("playing bagpipes", "val"),
+    }
+    sounds = read_labels([file], media, format="kinetics-sounds")
+    assert [clip.label for clip in sounds.manifest.clips] == ["playing bagpipes"]
+    assert sounds.other_classes == 1 and "tap dancing" in sounds.unknown
+    chosen = read_labels([file], media, format="kinetics", classes=["Abseiling"])
+    assert [clip.label for clip in chosen.manifest.clips] == ["Abseiling"]
+
+
+def test_kinetics_sounds_has_no_class_twice() -> None:
+    assert len(set(KINETICS_SOUNDS)) == 32
+
+
+def test_ucf101_with_the_class_whose_files_are_spelt_otherwise(tmp_path: Path) -> None:
+    media = files(
+        tmp_path,
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi",
+        "HandstandPushups/v_HandstandPushups_g01_c01.avi",
+    )
+    text(tmp_path / "classInd.txt", "1 ApplyEyeMakeup\n37 HandstandPushups\n")
+    train = "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\n"
+    test = "HandstandPushups/v_HandStandPushups_g01_c01.avi\n"
+    text(tmp_path / "testlist01.txt", test)
+    file = text(tmp_path / "trainlist01.txt", train)
+    assert rows(read_labels([file], media, format="ucf101")) == {
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi": ("ApplyEyeMakeup", "train"),
+        "HandstandPushups/v_HandstandPushups_g01_c01.avi": ("HandstandPushups", "test"),
+    }
+
+
+@pytest.mark.parametrize("length, cut", [(10.0, False), (25.0, False), (180.0, True)])
+def test_whole_videos_are_cut_to_the_labelled_segment(length: float, cut: bool) -> None:
+    clip = Clip("x.mp4", extra={"segment_start": "20", "segment_end": "30"})
+    [placed] = place_segments([replace(clip, has_video=True, duration=length)])
+    assert (placed.start, placed.end) == ((20, 30) if cut else (None, None))
+
+
+@pytest.mark.parametrize(
+    "content, format, wanted",
+    [
+        (VGGSOUND, "audioset", "--format vggsound"),
+        (AUDIOSET, "vggsound", "--format audioset"),
+        (ESC, "kinetics", "--format esc50"),
+        (KINETICS, "esc10", "--format kinetics"),
+        ("path,label\n", "ucf101", "begins with 'path,label'"),
+        ("", "audioset", "not in the format audioset"),
+        (AUDIOSET + "--x, 1\n", "audioset", "line 7: 2 cells"),
+        (AUDIOSET + "--x, one, 2, /m/1\n", "audioset", "'one' is not a number"),
+    ],
+)
+def test_another_format_is_named(tmp_path: Path, content: str, format: str, wanted: str) -> None:
+    media = files(tmp_path, "--4gqARaEJE.wav")
+    with pytest.raises(UserError, match=wanted):
+        read_labels([text(tmp_path / "eval.csv", content)], media, format=format)
+
+
+def test_other_mistakes_are_sentences(tmp_path: Path) -> None:
+    media = files(tmp_path, "nothing.wav")
+    file = text(tmp_path / "eval.csv", AUDIOSET)
+    with pytest.raises(UserError, match="not one of the 3 clips"):
+        read_labels([file], media, format="audioset")
+    with pytest.raises(UserError, match="cannot read"):
+        read_labels([str(tmp_path / "none.csv")], media, format="audioset")
+    with pytest.raises(UserError, match=", ".join(FORMATS)):
+        read_labels([file], media, format="audiosets")
+    with pytest.raises(UserError, match="one a line"):
+        read_classes(Path(text(tmp_path / "classes.txt", "\n")))
