@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 # Statistics of ImageNet (RGB, 0 to 1), used by every recipe for pictures.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,6 +52,13 @@ class FramesConfig:
     # side = size and the centre crop, which evaluation always uses
     short_side: list[int] | None = None
     flip: float = 0.0  # training: probability of a horizontal flip
+
+    def times(self, window: float, draw: float = 0.5) -> np.ndarray:
+        """Seconds from the window's start [frames], and where in it the pictures lie: `draw` from
+        0, at its start, to 1, at its end."""
+        seconds = window if self.seconds is None else self.seconds
+        times: np.ndarray = np.arange(self.frames) * (seconds / self.frames)
+        return times + (window - seconds) * draw
 
     def __post_init__(self) -> None:
         _positive(self, "frames", "size")

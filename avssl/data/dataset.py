@@ -3,18 +3,16 @@
 Letters: B batch, N samples, T pictures or filterbank rows, F mel bins, H W height and width.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from avssl.data.batches import finish_inputs, stack_inputs
 from avssl.data.config import DataConfig, FbankConfig, FramesConfig
-from avssl.data.features import fbank, fit_frames, normalize
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import MediaError, read_clip_sound, read_pictures
 from avssl.data.timed import TimedCaller
@@ -135,32 +133,11 @@ class ClipDataset(Dataset[Sample]):
         }
         if not all(sample.inputs for sample in samples):
             return batch  # the loader stops the run
-        for name, recipe in self.config.inputs.items():
-            stacked = torch.from_numpy(np.stack([sample.inputs[name] for sample in samples]))
-            if isinstance(recipe, FbankConfig):
-                with _one_thread():
-                    features = fbank(stacked, sample_rate=recipe.sample_rate, bins=recipe.bins)
-                features = fit_frames(features, recipe.frames)
-                batch[name] = normalize(features, mean=recipe.mean, std=recipe.std).unsqueeze(1)
-            else:
-                batch[name] = stacked
-        return batch
+        return batch | stack_inputs([sample.inputs for sample in samples], self.config.inputs)
 
     def finish(self, batch: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
         """Move a collated batch to the device and normalise its pictures there, to float32."""
-        done = dict(batch)
-        for name, value in batch.items():
-            if isinstance(value, np.ndarray):
-                value = torch.from_numpy(value)
-            if isinstance(value, Tensor):
-                done[name] = value.to(device, non_blocking=True)
-        for name, recipe in self.config.inputs.items():
-            if isinstance(recipe, FramesConfig):
-                shape = (1, 3, 1, 1, 1)
-                scale = 1 / (255 * torch.tensor(recipe.std, device=device).view(shape))
-                shift = torch.tensor(recipe.mean, device=device).view(shape) * 255 * scale
-                done[name] = done[name].float().mul_(scale).sub_(shift)  # [B, 3, T, H, W]
-        return done
+        return finish_inputs(batch, self.config.inputs, device)
 
     def _read(self, index: int, random: np.random.Generator) -> dict[str, np.ndarray]:
         clip = self.clips[index]
@@ -211,11 +188,10 @@ class ClipDataset(Dataset[Sample]):
         period: float,
         random: np.random.Generator,
     ) -> np.ndarray:
-        window, offset = self.config.window, 0.0
-        if recipe.seconds is not None:
-            draw = float(random.random()) if self.training else 0.5
-            offset, window = (window - recipe.seconds) * draw, recipe.seconds
-        times = start + (offset + np.arange(recipe.frames) * (window / recipe.frames)) % period
+        draw = 0.5
+        if recipe.seconds is not None and self.training:
+            draw = float(random.random())
+        times = start + recipe.times(self.config.window, draw) % period
         short_side, across, down, flip = recipe.size, 0.5, 0.5, False
         if self.training and recipe.short_side is not None:
             low, high = recipe.short_side
@@ -231,18 +207,6 @@ class ClipDataset(Dataset[Sample]):
         if flip:
             pictures = pictures[:, :, ::-1]
         return np.ascontiguousarray(pictures.transpose(3, 0, 1, 2))  # [3, T, H, W]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small operations in one thread, where no worker process has set that already: starting
-    threads for each costs more than it gains, and very much more on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def extent(clip: Clip, *, video: bool) -> tuple[float, float]:

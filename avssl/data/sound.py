@@ -82,7 +82,7 @@ def _resampled(
     begin = window(rate)[0] // step * out_step
     import torch
 
-    resampled = _resampler(rate, sample_rate)(torch.from_numpy(sound)).numpy()
+    resampled = resampler(rate, sample_rate)(torch.from_numpy(sound)).numpy()
     return np.ascontiguousarray(resampled[first - begin : first - begin + count])  # [N]
 
 
@@ -92,7 +92,8 @@ def _steps(rate: int, sample_rate: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=16)
-def _resampler(rate: int, sample_rate: int) -> Callable[[Any], Any]:
+def resampler(rate: int, sample_rate: int) -> Callable[[Any], Any]:
+    """What brings float32 [..., N] from `rate` to `sample_rate` (Hz)."""
     import torchaudio
 
     return torchaudio.transforms.Resample(rate, sample_rate)

@@ -235,15 +235,17 @@ class Graph(nn.Module):
 
     @classmethod
     def from_weights(cls, spec: GraphSpec, weights: Mapping[str, Tensor]) -> "Graph":
-        """Build a graph that was read and checked before with the weights it was trained to, on
-        the CPU. They hold its teachers, too: nothing that the file refers to is read.
+        """Build a graph that was read and checked before with the weights it was trained to, which
+        become its parameters. They hold its teachers, too: nothing that the file refers to is read.
 
         Raises:
             UserError: tensors are missing, unknown or of another shape.
         """
-        graph = cls._build(spec, "cpu")
-        graph._init_blocks(seed=0)
-        _load(graph, weights, f"the graph '{spec.name}' does not fit its weights")
+        problems = Problems()
+        graph = cls(spec, problems)
+        problems.raise_if_any()
+        complaint = f"the graph '{spec.name}' does not fit its weights"
+        _load(graph, weights, complaint, assign=True)
         return graph
 
     @classmethod
@@ -379,8 +381,10 @@ class Graph(nn.Module):
         _load(self.get_submodule(name), weights, complaint)
 
 
-def _load(module: nn.Module, weights: Mapping[str, Tensor], complaint: str) -> None:
-    """Load weights, strictly."""
+def _load(
+    module: nn.Module, weights: Mapping[str, Tensor], complaint: str, *, assign: bool = False
+) -> None:
+    """Load weights, strictly; with `assign` they take the place of the module's tensors."""
     own = module.state_dict()
     wrong = sorted(set(weights) ^ set(own)) + [
         key for key in own if key in weights and own[key].shape != weights[key].shape
@@ -389,7 +393,7 @@ def _load(module: nn.Module, weights: Mapping[str, Tensor], complaint: str) -> N
         raise UserError(
             f"{complaint}: {len(wrong)} of {len(own)} tensors differ, first '{wrong[0]}'"
         )
-    module.load_state_dict(weights)
+    module.load_state_dict(weights, assign=assign)
 
 
 _TAKEN = ("losses", "calls", "log", "teachers", "options", "frozen", "results", "outputs")

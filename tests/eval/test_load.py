@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from avssl.encoders.model import load_graph
 from avssl.errors import UserError
-from avssl.load import load_graph
 from avssl.train.run import train
 from tests.train import tiny
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import avssl.train.clips
+from avssl.encoders.model import load_graph
 from avssl.errors import UserError
-from avssl.load import load_graph
 from avssl.train.experiment import load_experiment
 from avssl.train.run_folder import RunFolder, portable
 from tests.train import tiny

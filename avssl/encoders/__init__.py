@@ -1,0 +1,1 @@
+"""Trained encoders with their preparation attached: what `avssl.load` gives."""

@@ -1,0 +1,334 @@
+"""An encoder: towers of a trained graph, and their fusion, with layers, pooling and preparation.
+
+Letters: B batch (windows, or clips), N tokens, D width, L layers asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from avssl.data.batches import finish_inputs, stack_inputs
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+from avssl.encoders.roles import Fusion, Tower
+from avssl.encoders.windows import Span, given_clips
+from avssl.errors import UserError
+
+Pool = Literal["mean", "cls", "none"]
+POOLS = ("mean", "cls", "none")
+TOKENS = "tokens"  # the output port of every tower: prefix tokens (CLS), then the patches
+
+
+class Encoder(nn.Module):
+    """A tower, or several with the fusion of their tokens, as plain PyTorch module.
+
+    Attributes:
+        name: "audio", "video", "audio_video", or a module's name.
+        data: how its inputs are made: window and recipes of these inputs alone.
+        towers: the underlying modules by name. fusion: the module that joins them, if any.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: DataConfig,
+        towers: Mapping[str, nn.Module],
+        roles: Mapping[str, Tower],
+        *,
+        fusion: nn.Module | None = None,
+        fusion_role: Fusion | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.data = name, data
+        self.towers = nn.ModuleDict(towers)
+        self.fusion = fusion
+        self._roles, self._fusion_role = dict(roles), fusion_role
+        self._lock = threading.Lock()  # of the hooks that catch layers
+        self.eval()
+
+    @property
+    def inputs(self) -> dict[str, FbankConfig | FramesConfig]:
+        """The inputs it reads and how each is made."""
+        return self.data.inputs
+
+    @property
+    def tower(self) -> nn.Module:
+        """The only tower.
+
+        Raises UserError when there are several.
+        """
+        if len(self.towers) > 1:
+            raise UserError(f"{self.name} has the towers {', '.join(self.towers)}: name one")
+        return next(iter(self.towers.values()))
+
+    @property
+    def depth(self) -> int:
+        """Blocks whose outputs `layer` can name; of the fusion where there is one."""
+        return min(len(_blocks(module)) for module in self._deep())
+
+    @functools.cached_property
+    def width(self) -> int:
+        """D of the pooled features."""
+        zeros = {
+            name: torch.zeros(1, *_shape(recipe), device=self.device, dtype=self.dtype)
+            for name, recipe in self.inputs.items()
+        }
+        with torch.no_grad():
+            return self.encode(zeros).shape[-1]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that differ where weights or preparation do."""
+        digest = hashlib.sha256(
+            json.dumps(
+                [self.data.window, {name: asdict(item) for name, item in self.inputs.items()}]
+            ).encode()
+        )
+        for key, tensor in self.state_dict().items():
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights; inputs are brought to it."""
+        return next(self.parameters()).dtype
+
+    def forward(
+        self,
+        x: Any,
+        *,
+        sample_rate: int | None = None,
+        fps: float | None = None,
+        layer: int | Sequence[int] | None = None,
+        pool: Pool = "mean",
+        span: Span = "all",
+        batch_size: int = 32,
+    ) -> Any:
+        """Features of clips of any length, prepared as in training.
+
+        Clips longer than the window the encoder was trained on are cut into windows, the last of
+        which ends with the clip; pooled features are the mean over the windows. Shorter ones are
+        repeated, as in training. Gradients are recorded in training mode only
+        (`encode` always records them).
+
+        Args:
+            x: a path or a list of paths (media, pictures); or waveforms, float in [-1, 1] or int16:
+                [N], [B, N], or a list of [N]; or pictures, uint8 RGB: [T, H, W, 3], or a list of
+                these; for an encoder of both, paths or {"audio": ..., "video": ...}.
+            sample_rate: Hz of waveforms.
+            fps: pictures per second.
+            layer: 0 for the embedded patches, k for the output of block k, None for the encoder's
+                own output; of the fusion, where there is one. A list adds a leading axis [L].
+            pool: "mean" over patches, "cls" for the first token, "none" for every patch's token.
+            span: "all" of a clip, or the "middle" window alone, as probes and retrieval use.
+            batch_size: windows encoded at a time.
+
+        Returns:
+            [B, D], one row per clip; with pool="none" a list of [N, D], where the windows of a long
+            clip follow each other (for an encoder of both, of {"audio": ..., "video": ...}).
+
+        Raises:
+            UserError: a clip cannot be read, is empty or not finite, or an argument is missing.
+        """
+        if pool not in POOLS:
+            raise UserError(f"pool={pool!r} is none of {', '.join(POOLS)}")
+        clips, windows = given_clips(x, self.data, sample_rate=sample_rate, fps=fps, span=span)
+        found: list[list[Any]] = [[] for _ in range(clips)]  # of each clip, its windows
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            for group in _groups(windows, batch_size):
+                batch = stack_inputs([raw for _, raw in group], self.inputs)
+                batch = finish_inputs(batch, self.inputs, self.device)
+                features = self.encode(batch, layer=layer, pool=pool)
+                for row, (clip, _) in enumerate(group):
+                    found[clip].append(_row(features, row, layers=_several(layer)))
+        joined = [_join(parts, pool) for parts in found]
+        if pool == "none":
+            return joined
+        return torch.stack(joined, dim=1 if _several(layer) else 0)  # [B, D] or [L, B, D]
+
+    def encode(
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        layer: int | Sequence[int] | None = None,
+        pool: Pool = "mean",
+    ) -> Any:
+        """Features of prepared windows; gradients flow.
+
+        Args:
+            inputs: each of `inputs` as a data loader gives it: [B, 1, T, F] or [B, 3, T, H, W].
+            layer, pool: as of `forward`.
+
+        Returns:
+            [B, D]; with pool="none" [B, N, D] without prefix tokens (for an encoder of both, one
+            for each tower's input); with several layers a leading axis [L].
+
+        Raises:
+            UserError: an input is missing, or there is no such layer or no CLS token.
+        """
+        missing = [name for name in self.inputs if name not in inputs]
+        if missing:
+            raise UserError(f"the encoder {self.name} reads {missing[0]!r}: give it")
+        if not _several(layer):
+            return self._pooled(self._run(inputs, layer), pool)  # type: ignore[arg-type]
+        assert isinstance(layer, Sequence)
+        caught = self._layers(inputs)
+        chosen = [self._pooled(caught[self._index(k)], pool) for k in layer]
+        if isinstance(chosen[0], dict):
+            return {name: torch.stack([item[name] for item in chosen]) for name in chosen[0]}
+        return torch.stack(chosen)  # [L, B, D] or [L, B, N, D]
+
+    def _run(self, inputs: Mapping[str, Tensor], layer: int | None) -> dict[str, Tensor]:
+        """Tokens of each tower, prefix tokens included; with "pooled" where a tower says so."""
+        if layer is not None:
+            return self._layers(inputs)[self._index(layer)]
+        outputs = self._towers(inputs)
+        if self.fusion is not None:
+            return self._fuse(outputs)
+        return {name: out[TOKENS] for name, out in outputs.items()}
+
+    def _towers(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        found = {}
+        for name, module in self.towers.items():
+            ports = {
+                port: inputs[read].to(self.dtype) for port, read in self._roles[name].ports.items()
+            }
+            out = module(**ports)
+            found[name] = out if isinstance(out, dict) else {TOKENS: out}
+        return found
+
+    def _fuse(self, outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Fused tokens of each tower: the fusion's outputs have the names of its ports."""
+        assert self.fusion is not None and self._fusion_role is not None
+        ports = self._fusion_role.ports
+        fused = self.fusion(**{port: outputs[name][out] for port, (name, out) in ports.items()})
+        return {name: fused[port] for port, (name, _) in ports.items()}
+
+    def _layers(self, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Tokens of each tower at every layer, 0 to depth."""
+        with self._lock, _catch(self._deep()) as caught:
+            outputs = self._towers(inputs)
+            if self.fusion is not None:
+                self._fuse(outputs)
+        if self.fusion is None:
+            return [
+                dict(zip(self.towers, tokens, strict=True))
+                for tokens in zip(*caught, strict=False)  # depth is that of the shallowest
+            ]
+        assert self._fusion_role is not None
+        ports = self._fusion_role.ports.values()
+        lengths = [outputs[name][out].shape[1] for name, out in ports]
+        return [
+            {name: part for (name, _), part in zip(ports, x.split(lengths, 1), strict=True)}
+            for x in caught[0]
+        ]
+
+    def _deep(self) -> list[nn.Module]:
+        return list(self.towers.values()) if self.fusion is None else [self.fusion]
+
+    def _index(self, layer: int) -> int:
+        if not -self.depth - 1 <= layer <= self.depth:
+            raise UserError(
+                f"layer={layer}: {self.name} has the layers 0 (embedded patches) to {self.depth}"
+            )
+        return layer % (self.depth + 1)
+
+    def _pooled(self, tokens: Mapping[str, Tensor], pool: Pool) -> Any:
+        parts: dict[str, Tensor] = {}
+        for name, x in tokens.items():
+            prefix = _prefix(self.towers[name])
+            if pool == "cls" and prefix == 0:
+                raise UserError(f"pool='cls': {name} has no CLS token; use 'mean'")
+            patches = x[:, prefix:]  # [B, N, D]
+            parts[name] = {"mean": patches.mean(1), "cls": x[:, 0], "none": patches}[pool]
+        if pool == "none" and len(parts) > 1:
+            return {self._roles[name].input: x for name, x in parts.items()}
+        return torch.cat(list(parts.values()), dim=-1)  # [B, D]
+
+
+@contextmanager
+def _catch(modules: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
+    """Of each module, the input of its first block, then the output of each block."""
+    caught: list[list[Tensor]] = [[] for _ in modules]
+    handles = []
+    for module, found in zip(modules, caught, strict=True):
+        blocks = _blocks(module)
+        if not blocks:
+            raise UserError("a tower without transformer blocks has no layers: leave layer out")
+        handles.append(
+            blocks[0].register_forward_pre_hook(
+                lambda _, given, found=found: found.append(given[0])
+            )
+        )
+        for block in blocks:
+            handles.append(
+                block.register_forward_hook(lambda _, given, out, found=found: found.append(out))
+            )
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """Blocks of the transformers inside, in the order they run."""
+    stacks = [getattr(child, "blocks", None) for child in module.modules()]
+    return [block for stack in stacks if isinstance(stack, nn.ModuleList) for block in stack]
+
+
+def _prefix(tower: nn.Module) -> int:
+    """Tokens in front of the patches."""
+    tokens = [getattr(child, "cls_token", None) for child in tower.modules()]
+    return sum(token.shape[1] for token in tokens if isinstance(token, Tensor))
+
+
+def _shape(recipe: FbankConfig | FramesConfig) -> tuple[int, ...]:
+    if isinstance(recipe, FbankConfig):
+        return (1, recipe.frames, recipe.bins)
+    return (3, recipe.frames, recipe.size, recipe.size)
+
+
+def _several(layer: int | Sequence[int] | None) -> bool:
+    return layer is not None and not isinstance(layer, int)
+
+
+def _groups(windows: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    group = []
+    for window in windows:
+        group.append(window)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _row(features: Any, row: int, *, layers: bool) -> Any:
+    if isinstance(features, dict):
+        return {name: _row(x, row, layers=layers) for name, x in features.items()}
+    return features[:, row] if layers else features[row]
+
+
+def _join(parts: list[Any], pool: Pool) -> Any:
+    """One clip's features from those of its windows."""
+    if isinstance(parts[0], dict):
+        return {name: _join([part[name] for part in parts], pool) for name in parts[0]}
+    if pool == "none":
+        return torch.cat(parts, dim=-2)  # [N, D]
+    return torch.stack(parts).mean(0)  # [D]

@@ -1,0 +1,89 @@
+"""Which modules of a graph are encoders: found by how the graph calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from avssl.graph.spec import GraphSpec, Node
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A sub-graph that reads inputs of the batch.
+
+    module: its name in the graph. ports: port -> input, optional ports (a mask's) left out.
+    teacher: it was never trained itself.
+    """
+
+    module: str
+    ports: dict[str, str]
+    teacher: bool
+
+    @property
+    def input(self) -> str:
+        """The input of the batch that it reads first."""
+        return next(iter(self.ports.values()))
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A sub-graph that joins towers.
+
+    module: its name in the graph. ports: port -> (tower, output of that tower); its own outputs
+    have the names of its ports. teacher: it was never trained itself.
+    """
+
+    module: str
+    ports: dict[str, tuple[str, str]]
+    teacher: bool
+
+    @property
+    def towers(self) -> list[str]:
+        """The towers it joins."""
+        return [name for name, _ in self.ports.values()]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Towers and fusions, by module name."""
+
+    towers: dict[str, Tower]
+    fusions: dict[str, Fusion]
+
+
+def find_roles(spec: GraphSpec, inputs: Container[str]) -> Roles:
+    """The towers and fusions of a graph.
+
+    A tower is a sub-graph (or a teacher copied from one) whose required ports read inputs of the
+    batch that are made from data; a fusion is one whose required ports read at least two towers.
+    """
+    towers: dict[str, Tower] = {}
+    fusions: dict[str, Fusion] = {}
+    callers: dict[str, str] = {}  # node -> the tower it calls
+    for node in spec.nodes.values():
+        module = spec.modules[node.call]
+        if module.graph is None:
+            continue
+        sources = _required(spec, node)
+        if all(name == "batch" and port in inputs for name, port in sources.values()):
+            callers[node.name] = module.name
+            ports = {port: read for port, (_, read) in sources.items()}
+            towers.setdefault(module.name, Tower(module.name, ports, module.is_teacher))
+        elif len({callers.get(name) for name, _ in sources.values()}) > 1 and all(
+            name in callers for name, _ in sources.values()
+        ):
+            read = {port: (callers[name], output) for port, (name, output) in sources.items()}
+            fusions.setdefault(module.name, Fusion(module.name, read, module.is_teacher))
+    return Roles(towers, fusions)
+
+
+def _required(spec: GraphSpec, node: Node) -> dict[str, tuple[str, str]]:
+    """Port -> (node or "batch", output) of the ports that must be connected."""
+    signature = spec.modules[node.call].signature
+    assert signature is not None
+    return {
+        port: (source.node, source.port or "")
+        for port, source in node.inputs.items()
+        if signature.ports.get(port)
+    }
