@@ -1,0 +1,346 @@
+"""Indexing: the clips of a source go through a model's encoders into an index folder.
+
+What is done is kept in portions, so that a killed run goes on where it was; the index itself
+changes only when all is there.
+
+Letters: B batch, N clips, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from avssl.data.dataset import ClipDataset, Sample
+from avssl.data.loader import Loader
+from avssl.data.manifest import Clip, Manifest
+from avssl.data.scan import ProgressLine
+from avssl.data.source import open_source
+from avssl.errors import UserError
+from avssl.retrieval import store
+from avssl.retrieval.memory import allow
+from avssl.retrieval.nearest import Nearest, build_memory, build_nearest
+from avssl.retrieval.search import same_model
+
+if TYPE_CHECKING:
+    from avssl.data.config import DataConfig
+    from avssl.encoders.encoder import Encoder
+
+Key = tuple[int, str, float | None, float | None]  # source, path, start, end
+_BATCH = 32  # clips encoded at a time
+_KEEP_EVERY = 5.0  # s between portions: what a killed run has to do again at most
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What `index_clips` did. unreadable, left_out: (path, reason) of clips that are not in it."""
+
+    added: int
+    already: int
+    number: int  # of clips in the index now
+    unreadable: list[tuple[str, str]]
+    left_out: list[tuple[str, str]]
+
+
+def index_clips(
+    source: str,
+    *,
+    run: Path,
+    folder: Path,
+    modalities: Sequence[str] = ("audio", "video"),
+    split: str | None = None,
+    precision: str = "float32",
+    memory: int,
+    workers: int = 1,
+    device: str = "cpu",
+    keep_every: float = _KEEP_EVERY,
+) -> Indexed:
+    """Add the clips of a source to an index folder, which is made if need be.
+
+    Clips that are in it (same source, path, start and end) are skipped; so are clips that cannot
+    be read, which are tried again next time.
+
+    Args:
+        source: corpus:NAME, a folder of media, or a manifest.
+        run: run folder, exported folder or checkpoint, as for `avssl.load`.
+        modalities: what clips shall be found by; a clip needs all of them.
+        split: train, val or test only.
+        precision: of stored vectors: float32, or float16 for half the space.
+        memory: bytes that building and searching may take.
+        workers: processes that read clips.
+
+    Raises:
+        UserError: no usable clip, an index of another model, modalities or precision, or too large
+            for the memory.
+    """
+    import avssl
+
+    encoders = avssl.load(run, device=device)
+    models = {name: encoders[name] for name in modalities}
+    with store.locked(folder):
+        header = _header(folder, run, encoders.name, models, precision)
+        data = encoders.data(source, list(modalities), workers=workers, max_bad_share=1.0)
+        manifest = open_source(data)
+        clips = _ReadableClips(manifest, data, split=split, training=False)
+        parts = store.Parts(folder, header.generation + 1)
+        number, header = _source_number(folder, header, source, manifest)
+        keys: list[Key] = [(number, clip.path, clip.start, clip.end) for clip in clips.clips]
+        before = {_key(row) for row in _stored(folder, header)}
+        known = before | {_key(row) for row in parts.rows()}
+        todo = [index for index, key in enumerate(keys) if key not in known]
+        _allow(header, len(known) + len(todo), memory)
+        store.write_header(folder, header)
+        writer = _Writer(parts, number, manifest, keep_every)
+        failures = _encode(clips, data, todo, models, writer)
+        if writer.added or parts.paths:
+            header = _commit(folder, header, parts)
+        if not header.number:
+            (folder / "index.json").unlink()
+            path, reason = next(iter(failures.items()))
+            raise UserError(
+                f"none of the {len(clips)} clips of {source} could be read; {path}: {reason}"
+            )
+        here = {_key(row) for row in _stored(folder, header)}
+        missing = [
+            clip.path for clip, key in zip(clips.clips, keys, strict=True) if key not in here
+        ]
+    return Indexed(
+        added=header.number - len(before),
+        already=sum(key in before for key in keys),
+        number=header.number,
+        unreadable=[(path, failures.get(path, "cannot be read")) for path in missing],
+        left_out=clips.left_out,
+    )
+
+
+class _ReadableClips(ClipDataset):
+    """Batches without the clips that could not be read: nothing stands in for them."""
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """As of the class above; inputs are empty where no clip could be read."""
+        good = [sample for sample in samples if sample.inputs and not sample.replaced]
+        failures = [failure for sample in samples for failure in sample.failures]
+        if good:
+            return super().collate(good) | {"failures": failures}
+        nothing = np.zeros(0, np.int64)
+        batch: dict[str, Any] = {"label": nothing, "clip": nothing, "replaced": nothing}
+        batch |= {name: torch.zeros(0, 3, 1, 1, 1) for name in self.config.inputs}
+        return batch | {"failures": failures}
+
+
+class _Writer:
+    """Collects rows and vectors, and keeps them in portions."""
+
+    def __init__(self, parts: store.Parts, source: int, manifest: Manifest, every: float) -> None:
+        self.parts, self.source, self.manifest, self.every = parts, source, manifest, every
+        self.rows: list[dict[str, Any]] = []
+        self.vectors: list[dict[str, np.ndarray]] = []
+        self.added, self.kept_at = 0, time.monotonic()
+
+    def add(self, clips: Sequence[int], vectors: Mapping[str, np.ndarray]) -> None:
+        """Rows of the manifest, and their vectors [B, D] by modality."""
+        self.rows += [_row(self.manifest.clips[clip], self.source) for clip in clips]
+        self.vectors.append(dict(vectors))
+        self.added += len(clips)
+        if time.monotonic() - self.kept_at >= self.every:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write what was collected."""
+        if self.rows:
+            joined = {
+                name: np.concatenate([item[name] for item in self.vectors])
+                for name in self.vectors[0]
+            }
+            self.parts.add(self.rows, joined)
+        self.rows, self.vectors, self.kept_at = [], [], time.monotonic()
+
+
+def _header(
+    folder: Path, run: Path, model: str, encoders: Mapping[str, Encoder], precision: str
+) -> store.Header:
+    """That of the index in the folder, if it is of the same kind, else a new one."""
+    if not (folder / "index.json").is_file():
+        return store.Header(
+            model=model,
+            run=os.path.relpath(run, folder),
+            modalities={
+                name: store.Modality(encoder.fingerprint, encoder.width)
+                for name, encoder in encoders.items()
+            },
+            precision=precision,
+        )
+    header = store.read_header(folder)
+    if set(header.modalities) != set(encoders):
+        raise UserError(
+            f"{folder} is an index of {' and '.join(header.modalities)}, not of "
+            f"{' and '.join(encoders)}: give the same --modality, or another folder with --out"
+        )
+    for name, encoder in encoders.items():
+        same_model(
+            encoder.fingerprint,
+            header.modalities[name].fingerprint,
+            folder=folder,
+            model=header.model,
+            run=run,
+        )
+    if header.precision != precision:
+        raise UserError(
+            f"{folder} holds {header.precision} vectors, not {precision}: leave --precision as it "
+            "was, or name another folder with --out"
+        )
+    if header.number:
+        store.check_files(folder, header)
+    return header
+
+
+def _source_number(
+    folder: Path, header: store.Header, source: str, manifest: Manifest
+) -> tuple[int, store.Header]:
+    """The number of a source in the header, which it is added to if it is new."""
+    name = source if source.startswith("corpus:") else os.path.relpath(manifest.root, folder)
+    if name not in header.sources:
+        header = dataclasses.replace(header, sources=[*header.sources, name])
+    return list(header.sources).index(name), header
+
+
+def _stored(folder: Path, header: store.Header) -> Iterator[dict[str, Any]]:
+    """Rows of the index as it is."""
+    if header.number:
+        rows = store.Rows(folder / header.name("clips.jsonl"), header.number)
+        for row in range(header.number):
+            yield rows[row]
+
+
+def _row(clip: Clip, source: int) -> dict[str, Any]:
+    """What of a clip is stored: its source and every column that says something."""
+    columns = {item.name: getattr(clip, item.name) for item in dataclasses.fields(Clip)}
+    del columns["extra"]
+    return {"source": source} | {k: v for k, v in columns.items() if v not in (None, "")}
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["source"], row["path"], row.get("start"), row.get("end")
+
+
+def _allow(header: store.Header, number: int, memory: int) -> None:
+    needed = sum(
+        build_memory(number, modality.width, precision=header.precision)
+        for modality in header.modalities.values()
+    )
+    advice = "raise --memory, use --precision float16, or index fewer clips or one --modality"
+    allow(needed, memory, what=f"an index of {number} clips", advice=advice)
+
+
+def _encode(
+    clips: ClipDataset,
+    data: DataConfig,
+    todo: Sequence[int],
+    encoders: Mapping[str, Encoder],
+    writer: _Writer,
+) -> dict[str, str]:
+    """Encode clips into the writer; path -> reason of those that could not be."""
+    failures: dict[str, str] = {}
+    progress, done = ProgressLine("indexing:"), 0
+    batches = [[(0, k) for k in todo[i : i + _BATCH]] for i in range(0, len(todo), _BATCH)]
+    for group, batch in zip(batches, Loader(clips, data, batches), strict=True):
+        failures |= dict(batch["failures"])
+        rows = batch["clip"].tolist()
+        if rows:
+            vectors = {name: _unit(encoder, batch) for name, encoder in encoders.items()}
+            good = np.all([np.isfinite(x).all(1) for x in vectors.values()], axis=0)  # [B]
+            for row, fine in zip(rows, good, strict=True):
+                if not fine:
+                    path = writer.manifest.clips[row].path
+                    failures[path] = "its features are zero or not finite"
+            kept = [row for row, fine in zip(rows, good, strict=True) if fine]
+            writer.add(kept, {name: x[good] for name, x in vectors.items()})
+        done += len(group)
+        progress(done, len(todo), done - writer.added)
+    writer.keep()
+    return failures
+
+
+def _unit(encoder: Encoder, batch: Mapping[str, Any]) -> np.ndarray:
+    """Unit vectors fp32 [B, D]; NaN where there is no direction."""
+    inputs = {name: batch[name].to(encoder.device) for name in encoder.inputs}
+    with torch.no_grad():
+        features = encoder.encode(inputs).double().cpu().numpy()  # [B, D]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(unit, dtype=np.float32)
+
+
+def _commit(folder: Path, header: store.Header, parts: store.Parts) -> store.Header:
+    """Write the files of the next generation, then the header that names them."""
+    before, number = header, header.number
+    header = dataclasses.replace(before, generation=before.generation + 1)
+    rows = folder / header.name("clips.jsonl")
+    old = folder / before.name("clips.jsonl") if number else None
+    number += store.write_rows(rows, old, parts.rows())
+    header = dataclasses.replace(header, number=number)
+    files = [rows]
+    for name, modality in header.modalities.items():
+        path = folder / header.name(f"{name}.npy")
+        files.append(path)
+        store.write_vectors(
+            path,
+            _portions(folder, before, parts, name),
+            number=number,
+            width=modality.width,
+            precision=header.precision,
+        )
+    modalities = {}
+    for name, modality in header.modalities.items():
+        recipe = build_nearest(
+            store.open_vectors(folder, header, name),
+            folder / header.name(f"{name}.faiss"),
+            before=_nearest(folder, before, name),
+            foreign=_foreign(folder, header, name),
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        modalities[name] = dataclasses.replace(modality, nearest=recipe)
+        if recipe["type"] != "exact":
+            files.append(folder / header.name(f"{name}.faiss"))
+    header = dataclasses.replace(
+        header, modalities=modalities, files={path.name: store.describe(path) for path in files}
+    )
+    store.write_header(folder, header)
+    store.remove_others(folder, header)
+    return header
+
+
+def _portions(
+    folder: Path, before: store.Header, parts: store.Parts, name: str
+) -> Iterator[np.ndarray]:
+    """Vectors [N, D] of the index as it was, then those of the parts."""
+    if before.number:
+        old = store.open_vectors(folder, before, name)
+        for first in range(0, len(old), 1 << 14):
+            yield old[first : first + (1 << 14)]
+    yield from parts.vectors(name)
+
+
+def _nearest(folder: Path, header: store.Header, name: str) -> Nearest | None:
+    if not header.number:
+        return None
+    vectors = store.open_vectors(folder, header, name)
+    file = folder / header.name(f"{name}.faiss")
+    return Nearest(vectors, header.modalities[name].nearest, file)
+
+
+def _foreign(folder: Path, header: store.Header, name: str) -> np.ndarray | None:
+    """The other modality's vectors, if they lie in the same space."""
+    for other, modality in header.modalities.items():
+        if other != name and modality.width == header.modalities[name].width:
+            return store.open_vectors(folder, header, other)
+    return None

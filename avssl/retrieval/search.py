@@ -1,0 +1,228 @@
+"""Search in an index folder: the clips whose sound or picture is nearest to a vector or a file.
+
+search = Search.open("index")
+matches = search.query(search.embed("dog.wav", "audio"), to="video")
+
+Letters: N clips, D width, K matches.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from avssl.data.manifest import Clip, safe_path
+from avssl.errors import UserError
+from avssl.retrieval.memory import allow, memory_size
+from avssl.retrieval.nearest import Nearest, search_memory
+from avssl.retrieval.store import Rows, check_files, open_vectors, read_header
+
+if TYPE_CHECKING:
+    from avssl.encoders.load import Encoders
+
+MODALITIES = ("audio", "video")
+MEMORY = "4GB"
+OTHER = {"audio": "video", "video": "audio"}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A clip that was found. start, end: seconds, None where the whole file is the clip."""
+
+    id: int  # the clip's number in the index, for good
+    path: str  # as in the manifest, relative to its folder or corpus
+    start: float | None
+    end: float | None
+    label: str
+    score: float  # cosine
+
+
+class Search:
+    """An open index. All methods may be called from several threads at once.
+
+    Attributes:
+        folder: of the index. header: what index.json says: `model`, `number`, `modalities`, ...
+    """
+
+    def __init__(
+        self, folder: Path, *, run: str | os.PathLike[str] | None, memory: int | None
+    ) -> None:
+        self.folder, self.header = folder, read_header(folder)
+        if not self.header.number:
+            raise UserError(
+                f"{folder} holds no clip yet: indexing was interrupted, give the same command again"
+            )
+        if memory is not None:
+            needed = sum(
+                search_memory(self.header.number, m.width, precision=self.header.precision)
+                for m in self.header.modalities.values()
+            )
+            advice = "raise --memory, or build the index of fewer clips or one modality"
+            allow(needed, memory, what=f"searching {folder}", advice=advice)
+        check_files(folder, self.header)
+        self._rows = Rows(folder / self.header.name("clips.jsonl"), self.header.number)
+        self._nearest = {
+            name: Nearest(
+                open_vectors(folder, self.header, name),
+                modality.nearest,
+                folder / self.header.name(f"{name}.faiss"),
+            )
+            for name, modality in self.header.modalities.items()
+        }
+        self._run = Path(run) if run is not None else folder / self.header.run
+        self._encoders: Encoders | None = None
+        self._lock = threading.Lock()  # of the encoders while they are loaded
+        self._roots: dict[str, Path] = {}
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        memory: str | int | None = MEMORY,
+        run: str | os.PathLike[str] | None = None,
+    ) -> Search:
+        """Open an index folder.
+
+        Args:
+            folder: what `tools/retrieve.py index` wrote.
+            memory: bytes, or text such as "4GB", that searching may take; None: any amount.
+            run: where the model is now; by default where it was when the index was built.
+
+        Raises:
+            UserError: no index, a damaged one, or one that needs more memory.
+        """
+        allowed = memory_size(memory) if isinstance(memory, str) else memory
+        return cls(Path(folder), run=run, memory=allowed)
+
+    @property
+    def modalities(self) -> list[str]:
+        """What clips can be found by: "audio", "video" or both."""
+        return list(self.header.modalities)
+
+    def __len__(self) -> int:
+        return self.header.number
+
+    def query(self, vector: Any, *, to: str = "video", top: int = 10) -> list[Match]:
+        """The `top` clips whose vectors of the modality `to` have the largest cosine with `vector`.
+
+        Args:
+            vector: [D], of any length above 0: array, tensor or list. Best first; equal cosines in
+                the order of ids.
+
+        Raises:
+            UserError: no such modality in the index, or a vector of another width or not finite.
+        """
+        modality = self._modality(to)
+        query = np.asarray(vector, dtype=np.float64)  # [D]
+        if query.shape != (modality.width,):
+            raise UserError(
+                f"the query has the shape {list(query.shape)}, the {to} vectors of {self.folder} "
+                f"the width {modality.width}: a query must come from a model with one space for "
+                "both, as after contrast between sound and picture"
+            )
+        length = np.linalg.norm(query)
+        if not np.isfinite(length) or length == 0:
+            raise UserError("the query is zero or not finite: it has no direction to search in")
+        if top < 1:
+            raise UserError(f"top={top}: ask for at least one match")
+        rows, scores = self._nearest[to].search(query / length, top=top)  # [K] each
+        return [self._match(row, score) for row, score in zip(rows, scores, strict=True)]
+
+    def embed(self, path: str | os.PathLike[str], modality: str) -> np.ndarray:
+        """The vector [D] of a file's sound ("audio") or picture ("video"), of its middle window.
+
+        Raises:
+            UserError: the file cannot be read or lacks the stream, or the model is not the one the
+                index was built by.
+        """
+        import torch
+
+        encoder = self._encoder(modality)
+        with torch.no_grad():
+            found: np.ndarray = encoder(path, span="middle")[0].float().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise UserError(f"{path}: its {modality} features are not finite")
+        return found  # [D]
+
+    def clip(self, id: int) -> Clip:
+        """The manifest row of a clip, with what is needed to read it (`avssl.data.media`)."""
+        row = self._row(id)
+        del row["source"]
+        return Clip(**row)
+
+    def root(self, id: int) -> Path:
+        """The folder that the clip's path is relative to."""
+        source = self.header.sources[self._row(id)["source"]]
+        if source not in self._roots:
+            self._roots[source] = source_root(self.folder, source)
+        return self._roots[source]
+
+    def file(self, id: int) -> Path:
+        """The clip's file."""
+        return self.root(id) / safe_path(self._row(id)["path"], f"index {self.folder}")
+
+    def _modality(self, name: str) -> Any:
+        if name not in self.header.modalities:
+            raise UserError(
+                f"{self.folder} has no vectors of {name!r}: it has {', '.join(self.modalities)}"
+            )
+        return self.header.modalities[name]
+
+    def _encoder(self, modality: str) -> Any:
+        with self._lock:
+            if self._encoders is None:
+                import avssl
+
+                if not self._run.exists():
+                    raise UserError(
+                        f"the model that {self.folder} was built by is not at {self._run} any "
+                        "more: say where with --run"
+                    )
+                self._encoders = avssl.load(self._run)
+            encoder = self._encoders[modality]
+            known = self.header.modalities.get(modality)
+            check = {modality: known} if known else self.header.modalities
+            for name, entry in check.items():
+                same_model(
+                    self._encoders[name].fingerprint,
+                    entry.fingerprint,
+                    folder=self.folder,
+                    model=self.header.model,
+                    run=self._run,
+                )
+        return encoder
+
+    def _row(self, id: int) -> dict[str, Any]:
+        if not 0 <= id < self.header.number:
+            raise UserError(
+                f"{self.folder} has no clip {id}: ids are 0 to {self.header.number - 1}"
+            )
+        return self._rows[id]
+
+    def _match(self, row: int, score: float) -> Match:
+        clip = self.clip(int(row))
+        return Match(int(row), clip.path, clip.start, clip.end, clip.label, float(score))
+
+
+def same_model(found: str, wanted: str, *, folder: Path, model: str, run: Path) -> None:
+    """Raises UserError when an encoder is not the one that an index was built by."""
+    if found != wanted:
+        raise UserError(
+            f"{folder} was built by another model ({model}, encoder {wanted}) than {run} "
+            f"(encoder {found}): give that model with --run, or build another index with --out"
+        )
+
+
+def source_root(folder: Path, source: str) -> Path:
+    """Where a source of an index lies: a corpus in the cache, or a folder relative to the index."""
+    if source.startswith("corpus:"):
+        from avssl.data.corpora import ensure_corpus
+
+        return ensure_corpus(source.removeprefix("corpus:")).parent
+    return folder / source
