@@ -1,0 +1,252 @@
+"""A fine-tuning from its file to its results: every seed and fold, each in a folder of its own.
+
+::
+
+    config.yaml     the file with defaults and overrides merged in, the model and the clips
+    results.json  results.md
+    seed0-fold1/    classifier.safetensors, results.json, metrics.jsonl, tensorboard/, and
+                    checkpoints/ until it is finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import avssl
+from avssl.data.config import DataConfig
+from avssl.data.manifest import Manifest
+from avssl.data.source import open_source
+from avssl.encoders.encoder import Encoder
+from avssl.encoders.roles import Roles
+from avssl.errors import UserError
+from avssl.files import write_whole
+from avssl.finetune.clips import Clips, Memory, Targets, folds_of, with_fold
+from avssl.finetune.config import Finetune
+from avssl.finetune.loop import scores, train
+from avssl.finetune.model import build_classifier
+from avssl.finetune.read import read_data, read_file
+from avssl.finetune.results import FIGURES, measure, summary, table
+from avssl.train.checkpoint import write_tensors
+from avssl.train.parallel import World, share_cores
+from avssl.train.progress import clock, now
+from avssl.train.run_folder import RunFolder
+from avssl.train.signals import StopRequest
+
+WEIGHTS, RESULTS = "classifier.safetensors", "results.json"
+# what may differ between the call that started and the one that goes on
+HARMLESS = {
+    "run", "seeds", "fold", "data.cache", "data.workers", "data.prefetch", "data.time_limit",
+    "data.max_bad_share", "train.save_every", "train.log_every", "train.device",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """One seed and fold."""
+
+    seed: int
+    fold: str | None
+
+    @property
+    def name(self) -> str:
+        return f"seed{self.seed}" if self.fold is None else f"seed{self.seed}-fold{self.fold}"
+
+    @property
+    def start(self) -> int:
+        """The seed of fresh weights, order, augmentation and masks."""
+        return zlib.crc32(f"{self.seed}/{self.fold}".encode())
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all parts share."""
+
+    config: Finetune
+    data: DataConfig
+    encoder: Encoder
+    roles: Roles
+    manifest: Manifest
+    targets: Targets
+    device: torch.device
+
+
+def finetune(
+    model: str | os.PathLike[str],
+    *,
+    source: str,
+    path: Path,
+    overrides: Sequence[str],
+    stage: str | None,
+    layout: str | None,
+    allow: Sequence[str],
+) -> dict[str, Any]:
+    """Arguments, result and errors as of `avssl.finetune.run`; `path` is the file."""
+    config, document = read_file(path, overrides)
+    device = _device(config.train.device)
+    av = avssl.load(model, stage=stage, layout=layout, allow=allow)
+    encoder = av[config.encoder]
+    data = read_data(document, av.data(source, [config.encoder]))
+    share_cores(World(0, 1, device, "single"), 0 if config.in_memory else data.workers)
+    if config.in_memory:
+        _check_memory(data)
+    manifest = open_source(data)
+    folds = folds_of(manifest, config)
+    targets = Targets(manifest, several=config.labels == "multi")
+    job = Job(config, data, encoder, av.roles, manifest, targets, device)
+    about = {
+        "name": config.name,
+        "model": av.name,
+        "encoder": config.encoder,
+        "fingerprint": encoder.fingerprint,
+        "from_scratch": config.from_scratch,
+        "source": _portable(source, config.run),
+        "classes": len(targets.classes),
+    }
+    folder = Path(config.run)
+    with RunFolder(folder).held():
+        _claim(folder, config, data, about)
+        parts = [Part(seed, fold) for seed in config.seeds for fold in folds]
+        found = list(_do(job, parts, folder))
+        whole = {"about": about, "summary": summary(found), "parts": found}
+        write_whole(folder / RESULTS, json.dumps(whole, indent=1) + "\n")
+        write_whole(folder / "results.md", table(whole))
+    return whole
+
+
+def _do(job: Job, parts: Sequence[Part], folder: Path) -> Iterator[dict[str, Any]]:
+    """The results of each part, one after the other; those of finished ones are read."""
+    memory, took = None, []
+    for number, part in enumerate(parts, 1):
+        place = folder / part.name / RESULTS
+        if place.is_file():
+            print(f"{part.name}: finished earlier", flush=True)
+            yield json.loads(place.read_text(encoding="utf-8"))
+            continue
+        if job.config.in_memory and memory is None:
+            memory = Memory(job.manifest, job.data, job.device)
+        began = now()
+        result = _one(job, part, RunFolder(folder / part.name), memory)
+        took.append(now() - began)
+        shown = ", ".join(f"{FIGURES[n]} {100 * result[n]:.1f}" for n in FIGURES if n in result)
+        left = clock(sum(took) / len(took) * (len(parts) - number))
+        print(f"{part.name}: {shown}; {number} of {len(parts)} done, {left} left", flush=True)
+        yield result
+
+
+def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict[str, Any]:
+    """Train and measure one part."""
+    config, device = job.config, job.device
+    manifest = with_fold(job.manifest, config, part.fold)
+    clips = Clips(manifest, job.data, job.targets, config, memory=memory, device=device)
+    classifier = build_classifier(
+        job.encoder,
+        job.roles,
+        job.data.inputs,
+        config=config,
+        classes=len(job.targets.classes),
+        seed=part.start,
+    )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with StopRequest() as stop:
+        trained = train(
+            classifier,
+            clips,
+            folder,
+            config=config,
+            part=part.name,
+            seed=part.start,
+            device=device,
+            stop=stop,
+        )
+    if trained is None:
+        print(f"{part.name}: stopped. The same command goes on from there.", flush=True)
+        raise KeyboardInterrupt
+    bf16 = config.train.precision == "bf16" or (
+        config.train.precision == "auto" and device.type == "cuda"
+    )
+    logits, targets, _, failures = scores(classifier, clips.test_batches(), bf16=bf16)
+    figures = measure(logits, targets, job.targets.classes, several=config.labels == "multi")
+    result = {
+        "seed": part.seed,
+        "fold": part.fold,
+        "train_clips": len(clips.train_rows),
+        **figures,
+        "steps": trained.steps,
+        "seconds": round(trained.seconds, 1),
+        "unreadable": failures,
+    }
+    write_tensors(classifier.graph.state_dict(), folder.path / WEIGHTS)
+    write_whole(folder.path / RESULTS, json.dumps(result, indent=1) + "\n")
+    shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+    return result
+
+
+def _device(name: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("train.device is cuda, but there is no CUDA device: set it to auto or cpu")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def _check_memory(data: DataConfig) -> None:
+    """Clips that are read once look the same every time: refuse what would be random in reading."""
+    for name, recipe in data.inputs.items():
+        wanted = [key for key in ("shift", "gain", "flip", "short_side") if getattr(recipe, key, 0)]
+        if wanted:
+            raise UserError(
+                f"in_memory reads each clip once, but data.inputs.{name}.{wanted[0]} changes it "
+                "every time: turn one of them off"
+            )
+
+
+def _portable(source: str, run: str) -> str:
+    if source.startswith("corpus:"):
+        return source
+    return os.path.relpath(os.path.expanduser(source), run)
+
+
+def _claim(folder: Path, config: Finetune, data: DataConfig, about: dict[str, Any]) -> None:
+    """Write config.yaml, or make sure that the one there says the same.
+
+    Raises:
+        UserError: the folder holds something else; names what differs.
+    """
+    mine = {**asdict(config), "data": asdict(data), "model": about}
+    mine["run"], mine["data"]["source"], mine["data"]["cache"] = ".", about["source"], None
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        others = [item.name for item in folder.iterdir() if not item.name.startswith(".")]
+        if others:
+            raise UserError(
+                f"run={folder} holds {others[0]}, but no fine-tuning: give another folder"
+            )
+        write_whole(stored, yaml.safe_dump(mine, sort_keys=False))
+        return
+    earlier = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    different = list(_differences(earlier, mine))
+    if different:
+        raise UserError(
+            f"run={folder} was started with other settings: {'; '.join(different[:6])}. Give "
+            "another folder with run=..., or remove this one"
+        )
+
+
+def _differences(earlier: Any, now: Any, key: str = "") -> Iterator[str]:
+    if key in HARMLESS:
+        return
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        for name in {**earlier, **now}:
+            inner = f"{key}.{name}" if key else str(name)
+            yield from _differences(earlier.get(name), now.get(name), inner)
+    elif earlier != now:
+        yield f"{key} is {earlier} there and {now} here"

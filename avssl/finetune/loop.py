@@ -1,0 +1,212 @@
+"""Training one classifier, from its first step or where it was stopped to its last.
+
+Letters: B batch, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from avssl.errors import UserError
+from avssl.finetune.augment import augment
+from avssl.finetune.clips import Clips
+from avssl.finetune.config import Finetune, Optimisation, Steps
+from avssl.finetune.model import Classifier
+from avssl.train import checkpoint
+from avssl.train.checkpoint import Progress
+from avssl.train.metrics import MetricsWriter
+from avssl.train.optimizer import (
+    clip_gradients,
+    learning_rate,
+    make_optimizer,
+    peak_lr,
+    set_learning_rate,
+)
+from avssl.train.progress import Job, Reporter, now
+from avssl.train.run_folder import RunFolder
+from avssl.train.signals import StopRequest
+
+
+@dataclass
+class Trained:
+    """A classifier after its last step, and what it took."""
+
+    classifier: Classifier
+    steps: int
+    seconds: float
+    unreadable: int  # clips replaced by others while training, in this process
+
+
+def train(
+    classifier: Classifier,
+    clips: Clips,
+    folder: RunFolder,
+    *,
+    config: Finetune,
+    part: str,
+    seed: int,
+    device: torch.device,
+    stop: StopRequest,
+) -> Trained | None:
+    """Train a classifier; None when asked to end, after a checkpoint was written.
+
+    Args:
+        classifier: with its first weights.
+        clips: what to train on.
+        folder: of this part; metrics and checkpoints go there.
+        config: `train`, `augment` and `mask` count.
+        part: its name.
+        seed: of the order, the augmentation and the masks.
+        device: where to train.
+        stop: truthy once the process was asked to end.
+
+    Raises:
+        UserError: the loss is not finite, or the clips cannot be read.
+    """
+    settings = config.train
+    steps = settings.epochs * clips.per_epoch
+    classifier.to(device).train()
+    optimizer = make_optimizer(classifier.graph, settings.optimizer())
+    state = nn.ModuleDict({"model": classifier.graph})
+    average = None
+    if settings.average_from is not None:
+        average = state["average"] = AveragedModel(classifier.graph).requires_grad_(False)
+    store, fingerprint = folder.checkpoints(part), str(len(clips.train_rows))
+    path, progress, _ = checkpoint.newest(store)
+    start, earlier = 0, 0.0
+    if path is not None and progress is not None:
+        checkpoint.load(path, state, optimizer)
+        start, earlier = progress.step, progress.seconds
+    folder.keep_metrics(part, start)
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    peak = peak_lr(settings.optimizer(), clips.data.batch)
+    job = Job(part, start, steps, clips.data.batch, settings.log_every)
+    began, unreadable = now() - earlier, 0
+
+    def save(done: int) -> None:
+        where = Progress(part, done, steps, False, now() - began, fingerprint)
+        checkpoint.save(store, where, state, optimizer, keep=1)
+
+    with (
+        MetricsWriter(folder, part, step=start, active=True) as writer,
+        Reporter(job, quiet=False) as report,
+    ):
+        batches = iter(clips.batches(seed=seed, start=start, steps=steps))
+        for step in range(start, steps):
+            asked = now()
+            batch = _next(batches, stop)
+            if batch is None:
+                save(step)
+                return None
+            arrived = now()
+            rate = rate_at(step, settings, peak=peak, per_epoch=clips.per_epoch, steps=steps)
+            torch.manual_seed(seed + step)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                loss = loss_of(classifier, batch, config, recipes=clips.data.inputs)
+            set_learning_rate(optimizer, rate)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norms = clip_gradients(classifier.graph, settings.clip)
+            figures = {"loss": loss.item(), "lr": rate}
+            figures |= {f"grad/{name}": norm.item() for name, norm in norms.items()}
+            _must_be_finite(figures, part, step)
+            optimizer.step()
+            ended, unreadable = now(), unreadable + len(batch["failures"])
+            times = {"step_ms": 1000 * (ended - asked), "data_ms": 1000 * (arrived - asked)}
+            writer.write(step + 1, figures, times=times, bad=batch["failures"])
+            report.step(step + 1, figures, seconds=ended - asked, waited=arrived - asked)
+            epoch, inside = divmod(step + 1, clips.per_epoch)
+            if inside == 0 and average is not None and epoch >= (settings.average_from or 0):
+                average.update_parameters(classifier.graph)
+            if settings.save_every and inside == 0 and epoch % settings.save_every == 0:
+                save(step + 1)
+    if average is not None:
+        classifier.graph.load_state_dict(average.module.state_dict())
+    return Trained(classifier, steps, now() - began, unreadable)
+
+
+def loss_of(
+    classifier: Classifier, batch: Mapping[str, Any], config: Finetune, *, recipes: Any
+) -> Tensor:
+    """The loss of one batch, with augmentation, masks and smoothed targets; a scalar."""
+    target: Tensor = batch["target"]  # [B, C]
+    inputs = {name: batch[name] for name in recipes}
+    inputs, target = augment(inputs, target, recipes=recipes, config=config.augment)
+    keep = classifier.masks(len(target), config.mask, target.device)
+    logits = classifier(inputs, keep)  # [B, C]
+    target = smooth(target, config.train.label_smoothing)
+    if config.labels == "multi":
+        return F.binary_cross_entropy_with_logits(logits.float(), target)
+    return F.cross_entropy(logits.float(), target)
+
+
+def smooth(target: Tensor, share: float) -> Tensor:
+    """Give a share of the target to all classes alike: (1 - s) y + s / C, as CAV-MAE does for cross
+    entropy and binary cross entropy. target: [B, C]."""
+    return (1 - share) * target + share / target.shape[1] if share else target
+
+
+def rate_at(step: int, settings: Optimisation, *, peak: float, per_epoch: int, steps: int) -> float:
+    """The learning rate of a step, counted from 0."""
+    warmup = min(round(settings.warmup * per_epoch), steps)
+    schedule = settings.schedule
+    if isinstance(schedule, Steps):
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        past = step // per_epoch - schedule.start  # epochs done since the first fall
+        falls = past // schedule.every + 1 if past >= 0 else 0
+        return peak * schedule.factor**falls
+    return learning_rate(step, peak=peak, minimum=schedule.min_lr, warmup=warmup, steps=steps)
+
+
+@torch.no_grad()
+def scores(
+    classifier: Classifier, batches: Iterator[dict[str, Any]], *, bf16: bool
+) -> tuple[Tensor, Tensor, list[int], list[tuple[str, str]]]:
+    """Logits of held-out clips, on complete inputs in eval mode.
+
+    Returns:
+        logits float32 [N, C] and targets [N, C] on the CPU, rows of the manifest, and what could
+        not be read; clips that stand in for unreadable ones are left out.
+    """
+    classifier.eval()
+    logits, targets, rows, failures = [], [], [], []
+    for batch in batches:
+        own = (batch["replaced"] == 0).cpu()  # [B]
+        target = batch["target"]
+        with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=bf16):
+            out = classifier(batch)
+        logits.append(out.float().cpu()[own])
+        targets.append(target.cpu()[own])
+        rows += batch["clip"].cpu()[own].tolist()
+        failures += batch["failures"]
+    return torch.cat(logits), torch.cat(targets), rows, failures
+
+
+def _next(batches: Iterator[dict[str, Any]], stop: StopRequest) -> dict[str, Any] | None:
+    """The next batch; None when asked to end, which loader processes may have heard as well."""
+    if stop:
+        return None
+    try:
+        return next(batches)
+    except UserError:
+        if stop:
+            return None
+        raise
+
+
+def _must_be_finite(figures: Mapping[str, float], part: str, step: int) -> None:
+    bad = [name for name, value in figures.items() if not math.isfinite(value)]
+    if bad:
+        raise UserError(
+            f"{part}: {' and '.join(bad)} is not finite at step {step + 1}: lower train.lr, "
+            "lengthen train.warmup or set train.clip"
+        )

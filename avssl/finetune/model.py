@@ -1,0 +1,304 @@
+"""The classifier: towers of a model, their fusion, and a head over their mean patch tokens.
+
+Patch tokens without CLS, mean, LayerNorm, Linear; with a fusion, the mean of each tower's half of
+the fused tokens, side by side (MAViL, AudioMAE).
+
+Letters: B batch, N patches, K kept patches, D width of a tower, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avssl.data.config import FbankConfig, FramesConfig
+from avssl.encoders.encoder import Encoder
+from avssl.encoders.roles import Roles
+from avssl.errors import UserError
+from avssl.finetune.config import Finetune, PatchMasks
+from avssl.finetune.masks import random_keep, structured_keep
+from avssl.graph.graph import Graph, SubGraph
+from avssl.graph.names import connect
+from avssl.graph.reader import read_graph
+from avssl.graph.source import Place, Problems
+from avssl.graph.spec import GraphSpec, Module, ModuleOptions
+from avssl.ops.patches import patch_grid
+from avssl.train.inputs import input_shape
+from avssl.train.optimizer import transformer_blocks
+
+HEAD, FUSION = "head", "fusion"
+TOKENS, KEEP = "tokens", "keep"  # ports of every tower: its output, and the patches to see
+
+
+class Head(nn.Module):
+    """LayerNorm and a linear layer to the classes."""
+
+    def __init__(self, width: int, classes: int, *, std: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.linear = nn.Linear(width, classes)
+        nn.init.normal_(self.linear.weight, std=std)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, D]. Returns [B, C]."""
+        return self.linear(self.norm(x))
+
+
+@dataclass(frozen=True)
+class TowerCall:
+    """How a tower is called.
+
+    Attributes:
+        port: where its input goes.
+        input: name in the batch.
+        prefix: tokens in front of those of the patches.
+        grid: patches along the axes of its input; None where they are not known.
+    """
+
+    port: str
+    input: str
+    prefix: int
+    grid: list[int] | None
+
+
+class Classifier(nn.Module):
+    """Towers, fusion and head.
+
+    Attributes:
+        graph: a module for each, called by name; what the optimizer and checkpoints see.
+        towers: how each tower is called.
+        fusion: the fusion's ports -> tower, None without a fusion.
+    """
+
+    def __init__(
+        self, graph: Graph, towers: Mapping[str, TowerCall], fusion: Mapping[str, str] | None
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.towers, self.fusion = dict(towers), fusion
+
+    def forward(
+        self, batch: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Logits of a batch.
+
+        Args:
+            batch: the inputs, [B, 1, T, F] and [B, 3, T, H, W].
+            keep: tower -> patches it sees, int64 [B, K]; all for a tower that is not named.
+
+        Returns:
+            float32 [B, C].
+        """
+        return self.graph.get_submodule(HEAD)(self.features(batch, keep)).float()
+
+    def features(
+        self, batch: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """What the head reads, [B, sum of D]; arguments as of `forward`."""
+        tokens = {}
+        for name, tower in self.towers.items():
+            ports = {tower.port: batch[tower.input]}
+            if keep is not None and name in keep:
+                ports[KEEP] = keep[name]
+            out = self.graph.get_submodule(name)(**ports)
+            tokens[name] = out[TOKENS] if isinstance(out, dict) else out  # [B, prefix + K, D]
+        if self.fusion is not None:
+            fused = self.graph.get_submodule(FUSION)(
+                **{port: tokens[name] for port, name in self.fusion.items()}
+            )
+            tokens = {name: fused[port] for port, name in self.fusion.items()}
+        pooled = [tokens[name][:, tower.prefix :].mean(1) for name, tower in self.towers.items()]
+        return torch.cat(pooled, dim=1)  # [B, sum of D]
+
+    def masks(self, batch: int, config: PatchMasks, device: torch.device) -> dict[str, Tensor]:
+        """The patches that each tower sees in a step: tower -> int64 [B, K]."""
+        found = {}
+        for name, tower in self.towers.items():
+            if tower.grid is None or not _masked(tower.grid, config):
+                continue
+            if len(tower.grid) == 2:
+                found[name] = structured_keep(
+                    batch, tower.grid, time=config.time, frequency=config.frequency, device=device
+                )
+            else:
+                patches = math.prod(tower.grid)
+                found[name] = random_keep(batch, patches, share=config.video, device=device)
+        return found
+
+
+def build_classifier(
+    encoder: Encoder,
+    roles: Roles,
+    inputs: Mapping[str, FbankConfig | FramesConfig],
+    *,
+    config: Finetune,
+    classes: int,
+    seed: int,
+) -> Classifier:
+    """The classifier of a fine-tuning, with the encoder's weights or, from scratch, fresh ones.
+
+    Args:
+        encoder: whose towers are taken; it stays as it is.
+        roles: of its model: how towers and fusions are called.
+        inputs: how the inputs are made; they may be longer than the encoder's own where `args`
+            changes the towers to fit.
+        config: `args`, `from_scratch`, `train` and `mask` count.
+        classes: C.
+        seed: of fresh weights.
+
+    Raises:
+        UserError: arguments that a tower does not have, weights that do not fit the changed
+            towers, inputs of another size, masks that a tower cannot take.
+    """
+    parts: dict[str, SubGraph] = {name: _sub_graph(x) for name, x in encoder.towers.items()}
+    fusion = None
+    if encoder.fusion is not None:
+        parts[FUSION] = _sub_graph(encoder.fusion)
+        joins = [item for item in roles.fusions.values() if item.towers == list(encoder.towers)]
+        fusion = {port: tower for port, (tower, _) in joins[0].ports.items()}
+    unknown = [name for name in config.args if name not in parts]
+    if unknown:
+        raise UserError(f"args changes {unknown[0]!r}, but {encoder.name} has {', '.join(parts)}")
+    graph = _build(parts, config, seed)
+    if not config.from_scratch:
+        for name, part in parts.items():
+            _take(graph.get_submodule(name), part, name)
+    towers = {}
+    for name in encoder.towers:
+        port, read = next(iter(roles.towers[name].ports.items()))
+        towers[name] = _tower(_sub_graph(graph.get_submodule(name)), name, port, read, inputs)
+    classifier = Classifier(graph, towers, fusion)
+    _check_masks(classifier, config.mask)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        zeros = {name: torch.zeros(1, *input_shape(recipe)) for name, recipe in inputs.items()}
+        width = classifier.eval().features(zeros).shape[1]
+        torch.manual_seed(seed)
+        graph.add_module(HEAD, Head(width, classes, std=config.train.head_std))
+    graph.options[HEAD] = ModuleOptions(lr_scale=config.train.head_lr_scale)
+    return classifier
+
+
+def _build(parts: Mapping[str, SubGraph], config: Finetune, seed: int) -> Graph:
+    """The towers and the fusion anew, with changed arguments and fresh weights."""
+    decay = config.train.layer_decay
+    options = ModuleOptions(layer_decay=decay)
+    # towers stand below the fusion, so they learn slower by one step for each of its blocks
+    below = decay ** _depth(parts[FUSION]) if FUSION in parts else 1.0
+    place, modules = Place(config.name), {}
+    for name, part in parts.items():
+        changes = {"drop_path": config.train.drop_path, **config.args.get(name, {})}
+        if not config.train.drop_path and "drop_path" not in part.spec.arguments:
+            del changes["drop_path"]
+        spec = _changed(part.spec, name, changes)
+        own = options if name == FUSION else dataclasses.replace(options, lr_scale=below)
+        modules[name] = Module(name, "graph", place, graph=spec, options=own)
+    catalogue = next(iter(parts.values())).spec.catalogue
+    return Graph.from_spec(
+        GraphSpec(config.name, None, place, catalogue, modules=modules), seed=seed
+    )
+
+
+def _changed(spec: GraphSpec, name: str, changes: Mapping[str, Any]) -> GraphSpec:
+    """The graph file of a tower read again, with other arguments."""
+    assert spec.path is not None
+    problems = Problems()
+    found = read_graph(
+        spec.path,
+        problems,
+        args={**spec.arguments, **changes},
+        args_places=lambda key: Place(
+            "train.drop_path" if key == "drop_path" else f"args.{name}.{key}"
+        ),
+        catalogue=spec.catalogue,
+        inner=True,
+    )
+    if found is not None:
+        connect(found, problems)
+    problems.raise_if_any()
+    assert found is not None
+    return found
+
+
+def _take(module: nn.Module, source: nn.Module, name: str) -> None:
+    """Load the weights of `source`; fixed tables of another size stay as they were built."""
+    own, given = module.state_dict(), source.state_dict()
+    fixed = {key for key, _ in module.named_buffers()}
+    wrong = [
+        key
+        for key in own
+        if key not in given or (own[key].shape != given[key].shape and key not in fixed)
+    ] + [key for key in given if key not in own]
+    if wrong:
+        raise UserError(
+            f"the weights of {name!r} do not fit the tower that args.{name} makes: {len(wrong)} "
+            f"tensors differ, the first is {wrong[0]!r}; change only what leaves the weights their "
+            "shapes, or set from_scratch=true"
+        )
+    module.load_state_dict(
+        {
+            key: tensor if own[key].shape == tensor.shape else own[key]
+            for key, tensor in given.items()
+        }
+    )
+
+
+def _tower(
+    module: SubGraph,
+    name: str,
+    port: str,
+    read: str,
+    inputs: Mapping[str, FbankConfig | FramesConfig],
+) -> TowerCall:
+    """How to call a tower, which must take the inputs as they are made."""
+    shape, wanted = input_shape(inputs[read]), module.spec.inputs[port].shape[1:]
+    if len(shape) != len(wanted) or any(
+        isinstance(b, int) and a != b for a, b in zip(shape, wanted, strict=True)
+    ):
+        raise UserError(
+            f"data.inputs.{read} makes [B, {', '.join(map(str, shape))}], but {name!r} takes "
+            f"[B, {', '.join(map(str, wanted))}]: change one of them, the tower with args.{name}"
+        )
+    tokens = [getattr(child, "cls_token", None) for child in module.modules()]
+    prefix = sum(token.shape[1] for token in tokens if isinstance(token, Tensor))
+    grid = None
+    for stem in module.modules():
+        if isinstance(stem, (nn.Conv2d, nn.Conv3d)) and stem.stride == stem.kernel_size:
+            with contextlib.suppress(ValueError):
+                grid = patch_grid(shape[1:], stem.kernel_size)
+            break
+    return TowerCall(port, read, prefix, grid)
+
+
+def _check_masks(classifier: Classifier, config: PatchMasks) -> None:
+    for name, tower in classifier.towers.items():
+        spec = _sub_graph(classifier.graph.get_submodule(name)).spec
+        if tower.grid is not None and not _masked(tower.grid, config):
+            continue
+        if config != PatchMasks() and (tower.grid is None or KEEP not in spec.inputs):
+            raise UserError(
+                f"mask hides patches, but the tower {name!r} cannot leave some out: its graph has "
+                f"no port '{KEEP}', or its patches overlap; set the shares of mask to 0"
+            )
+
+
+def _masked(grid: Sequence[int], config: PatchMasks) -> bool:
+    if len(grid) == 2:
+        return config.time > 0 or config.frequency > 0
+    return config.video > 0
+
+
+def _depth(module: nn.Module) -> int:
+    return sum(len(blocks) for _, blocks in transformer_blocks(module))
+
+
+def _sub_graph(module: nn.Module) -> SubGraph:
+    assert isinstance(module, SubGraph)
+    return module

@@ -1,0 +1,69 @@
+"""Reading a fine-tuning file, and merging its data section with the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from avssl.data.config import DataConfig
+from avssl.finetune.config import Finetune
+from avssl.graph.schema import fill
+from avssl.graph.source import Document, Problems, read_yaml
+
+
+def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Finetune, Document]:
+    """Read a fine-tuning file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key.sub=value`` from the command line.
+
+    Raises:
+        ConfigError: every mistake, each with ``file:line:col``; those in `data` are found by
+        `read_data`, which needs the model.
+    """
+    problems = Problems()
+    document = read_yaml(path, problems)
+    problems.raise_if_any()
+    assert document is not None
+    document.override(overrides, problems)
+    config = fill(Finetune, document, (), problems)
+    problems.raise_if_any()
+    assert config is not None
+    return config, document
+
+
+def read_data(document: Document, base: DataConfig) -> DataConfig:
+    """The data section: the model's own, with the changes of the file.
+
+    Args:
+        document: the file.
+        base: how the model's inputs are made, with the source of the clips.
+
+    Raises:
+        ConfigError: every mistake in `data`, with its place.
+    """
+    problems = Problems()
+    given = document.get(("data",)) or {}
+    if "source" in given:
+        place = document.key_place(("data", "source"))
+        problems.add(place, "the clips are named when fine-tuning starts, not by 'data.source'.")
+    inputs = given.get("inputs") or {}
+    for name in inputs if isinstance(inputs, dict) else ():
+        if name not in base.inputs:
+            place = document.key_place(("data", "inputs", name))
+            problems.add(place, f"the encoder reads no '{name}'.", unknown=name, known=base.inputs)
+    problems.raise_if_any()
+    document.data["data"] = _merged(asdict(base), given)
+    data = fill(DataConfig, document, ("data",), problems)
+    problems.raise_if_any()
+    assert data is not None
+    return data
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    return {**base, **{key: _merged(base.get(key), value) for key, value in changes.items()}}

@@ -1,0 +1,91 @@
+"""The fine-tuning file: every mistake has a place, every file here can be read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import avssl.finetune
+from avssl.data.config import DataConfig, FbankConfig
+from avssl.errors import ConfigError
+from avssl.finetune.config import Cosine, Steps
+from avssl.finetune.read import read_data, read_file
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
+BASE = DataConfig(source="clips", window=2.0, inputs={"audio": FbankConfig(frames=192, bins=64)})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_files_here_read(path: Path) -> None:
+    config, _ = read_file(path)
+    assert config.train.epochs > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("augmnt: {}", r"tones\.yaml:7:1: unknown key 'augmnt'\. Did you mean 'augment'"),
+        ("mask: {time: 1.0}", r"tones\.yaml:7:1: mask: time must be from 0 below 1, found 1"),
+        ("augment: {fill: none}", r"tones\.yaml:7:17: .*one of mean, zero"),
+        ("augment: {mixup: {alpha: 0}}", r"alpha must be above 0"),
+        ("labels: several", r"tones\.yaml:7:9: .*one of single, multi"),
+        ("seeds: []", "at least one"),
+        ("seeds: [1, 1]", "none twice"),
+    ],
+)
+def test_mistakes_have_places(file: Callable[..., Path], line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_file(file(line))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.layer_decay=0", "layer_decay must be above 0, at most 1"),
+        ("train.layer_decay=1.5", "layer_decay"),
+        ("train.drop_path=1", "drop_path must be from 0 below 1"),
+        ("train.betas=[0.9]", "betas must be two numbers"),
+        ("train.average_from=3", "average_from is 3, but there are 2 epochs"),
+        ("train.schedule={type: poly}", "Known: cosine, steps"),
+        ("train.schedule={type: steps, factor: 1}", "factor"),
+        ("train.head_lr_scale=0", "head_lr_scale"),
+        ("train.epochs=0", "epochs must be at least 1"),
+        ("train.lr=nan", "lr"),
+    ],
+)
+def test_overrides_are_checked(file: Callable[..., Path], override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_file(file(), [override])
+
+
+def test_schedules() -> None:
+    assert Cosine() == Cosine(type="cosine", min_lr=0.0)
+    assert Steps(type="steps") == Steps(type="steps", start=5, every=1, factor=0.5)
+
+
+def test_data_is_the_models_with_changes(file: Callable[..., Path]) -> None:
+    overrides = ["data.inputs.audio.frames=496", "data.window=5", "data.inputs.audio.shift=true"]
+    _, document = read_file(file(), overrides)
+    data = read_data(document, BASE)
+    assert data.inputs["audio"] == FbankConfig(frames=496, bins=64, shift=True)
+    assert (data.source, data.window, data.batch) == ("clips", 5.0, 4)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.inputs.sound.frames=4", "the encoder reads no 'sound'"),
+        ("data.source=other", "not by 'data.source'"),
+        ("data.batsch=4", "unknown key 'batsch' in 'data'. Did you mean 'batch'"),
+        ("data.inputs.audio.frames=x", "'data.inputs.audio.frames' must be a whole number"),
+        ("data.batch=0", "batch must be above 0"),
+    ],
+)
+def test_mistakes_in_data(file: Callable[..., Path], override: str, message: str) -> None:
+    _, document = read_file(file(), [override])
+    with pytest.raises(ConfigError, match=message):
+        read_data(document, BASE)
+
+
+def test_nothing_heavy_at_import() -> None:
+    assert callable(avssl.finetune.run)
