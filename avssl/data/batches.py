@@ -49,7 +49,7 @@ def finish_inputs(
         if isinstance(value, Tensor):
             done[name] = value.to(device, non_blocking=True)
     for name, recipe in recipes.items():
-        if isinstance(recipe, FramesConfig):
+        if isinstance(recipe, FramesConfig) and name in done:
             shape = (1, 3, 1, 1, 1)
             scale = 1 / (255 * torch.tensor(recipe.std, device=device).view(shape))
             shift = torch.tensor(recipe.mean, device=device).view(shape) * 255 * scale

@@ -44,6 +44,8 @@ class ClipDataset(Dataset[Sample]):
         split: train, val or test; None for every clip.
         seed: of the random draws.
         training: random window and augmentation; None: only in the train split.
+        replace: another clip stands in for an unreadable one; without, its row is left out of the
+            batch, which may be empty.
 
     Attributes:
         clips: the clips that serve, in manifest order. rows: their rows in the manifest.
@@ -62,11 +64,13 @@ class ClipDataset(Dataset[Sample]):
         split: str | None = "train",
         seed: int = 0,
         training: bool | None = None,
+        replace: bool = True,
     ) -> None:
         self.root = manifest.root
         self.config = config
         self.split = split
         self.seed = seed
+        self.replace = replace
         self.training = split == "train" if training is None else training
         self.classes = manifest.classes()
         self.clips: list[Clip] = []
@@ -103,11 +107,11 @@ class ClipDataset(Dataset[Sample]):
         """The example `index` of `epoch`; an unreadable clip is replaced by another one.
 
         Returns:
-            A sample; one without inputs if the replacements were unreadable, too.
+            A sample; one without inputs if it is not replaced, or the replacements were unreadable.
         """
         epoch, index = item
         failures: list[tuple[str, str]] = []
-        for attempt in range(1 + _REPLACEMENTS):
+        for attempt in range(1 + _REPLACEMENTS * self.replace):
             random = np.random.default_rng([self.seed, epoch, index, attempt])
             chosen = index if attempt == 0 else int(random.integers(len(self.clips)))
             try:
@@ -124,15 +128,18 @@ class ClipDataset(Dataset[Sample]):
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Make a batch: filterbanks float32 [B, 1, T, F], pictures still uint8 [B, 3, T, H, W]."""
+        failures = [failure for sample in samples for failure in sample.failures]
+        if not self.replace:
+            samples = [sample for sample in samples if sample.inputs]
         # [B] each; as arrays, for every tensor that leaves a worker costs the receiver some ms
         batch: dict[str, Any] = {
             "label": np.array([sample.label for sample in samples]),
             "clip": np.array([sample.clip for sample in samples]),
             "replaced": np.array([int(sample.replaced) for sample in samples]),
-            "failures": [failure for sample in samples for failure in sample.failures],
+            "failures": failures,
         }
-        if not all(sample.inputs for sample in samples):
-            return batch  # the loader stops the run
+        if not samples or not all(sample.inputs for sample in samples):
+            return batch  # where clips are replaced, the loader stops the run
         return batch | stack_inputs([sample.inputs for sample in samples], self.config.inputs)
 
     def finish(self, batch: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -100,6 +100,7 @@ class Loader:
 
     A batch is a dict: a tensor for each entry of `data.inputs`, `label` [B], `clip` [B] (row in the
     manifest), `replaced` [B] (1 where an unreadable clip was replaced), `failures`: (path, reason).
+    With a data set that does not replace clips, rows may be missing, and B may be 0.
 
     Raises, while iterating:
         UserError: too large a share of clips is unreadable, or a worker process died.
@@ -188,6 +189,7 @@ class _BadShare:
 
     def __init__(self, dataset: ClipDataset, config: DataConfig) -> None:
         self.limit, self.inputs = config.max_bad_share, list(config.inputs)
+        self.replace = dataset.replace
         self.enough = min(_SHARE_FROM, len(dataset))
         self.seen: deque[int] = deque(maxlen=_SHARE_WINDOW)
         self.reasons: deque[tuple[str, str]] = deque(maxlen=3)
@@ -196,7 +198,7 @@ class _BadShare:
         self.reasons.extend(batch["failures"])
         self.seen.extend(batch["replaced"].tolist())
         bad = sum(self.seen)
-        hopeless = not any(name in batch for name in self.inputs)
+        hopeless = self.replace and not any(name in batch for name in self.inputs)
         if hopeless or (len(self.seen) >= self.enough and bad > self.limit * len(self.seen)):
             examples = "; ".join(f"{path}: {reason}" for path, reason in self.reasons)
             raise UserError(

@@ -128,7 +128,7 @@ def load_graph(run: str | os.PathLike[str], *, stage: str | None = None) -> Grap
 
 
 def _run(folder: Path, stage: str | None) -> Model:
-    experiment = load_experiment(folder / "config.yaml")
+    experiment = load_experiment(folder / "config.yaml", shapes=False)
     instances = {instance.name: instance for instance in experiment.instances}
     name = stage or list(instances)[-1]
     if name not in instances:

@@ -78,10 +78,10 @@ def file_windows(path: Path, data: DataConfig, *, span: Span) -> Iterator[Raw]:
         dataclasses.replace(clip, start=begin + start, end=begin + min(start + data.window, length))
         for start in starts(length, data.window, span)
     ]
-    clips = ClipDataset(Manifest(path.parent, rows), data, split=None, training=False)
+    clips = ClipDataset(Manifest(path.parent, rows), data, split=None, replace=False)
     for row in range(len(rows)):
         sample = clips[0, row]
-        if sample.replaced:
+        if not sample.inputs:
             raise UserError(f"{path}: {sample.failures[0][1]}")
         yield sample.inputs
 

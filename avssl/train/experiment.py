@@ -74,26 +74,30 @@ class LoadedExperiment:
         )
 
 
-def load_experiment(path: Path, overrides: Sequence[str] = ()) -> LoadedExperiment:
+def load_experiment(
+    path: Path, overrides: Sequence[str] = (), *, shapes: bool = True
+) -> LoadedExperiment:
     """Read an experiment file and the graphs of its stages.
 
     Args:
         path: the YAML file.
         overrides: ``key.sub=value`` from the command line.
+        shapes: run the graphs on the meta device, which takes seconds; a run folder's were run
+            before it was trained.
 
     Raises:
         ConfigError: every mistake in the file, the overrides and the graphs, each with
         ``file:line:col``.
     """
     problems = Problems()
-    loaded = read_experiment(path, problems, overrides)
+    loaded = read_experiment(path, problems, overrides, shapes=shapes)
     problems.raise_if_any()
     assert loaded is not None
     return loaded
 
 
 def read_experiment(
-    path: Path, problems: Problems, overrides: Sequence[str] = ()
+    path: Path, problems: Problems, overrides: Sequence[str] = (), *, shapes: bool = True
 ) -> LoadedExperiment | None:
     """As `load_experiment`, but what is wrong goes to `problems`."""
     document = read_yaml(path, problems)
@@ -101,7 +105,7 @@ def read_experiment(
         return None
     document.override(overrides, problems)
     config = fill(Experiment, document, (), problems)
-    instances = _read_stages(document, config, problems)
+    instances = _read_stages(document, config, problems, shapes=shapes)
     data = fill(DataConfig, document, ("data",), Problems())  # mistakes inside were found above
     probe = fill(ProbeConfig, document, ("probe",), Problems())
     specs = {item.stage: item.spec for item in instances}
@@ -110,7 +114,7 @@ def read_experiment(
 
 
 def _read_stages(
-    document: Document, config: Experiment | None, problems: Problems
+    document: Document, config: Experiment | None, problems: Problems, *, shapes: bool
 ) -> list[Instance]:
     """Read and check the graph of every instance, also where the experiment file has mistakes."""
     instances: list[Instance] = []
@@ -141,7 +145,7 @@ def _read_stages(
                 break
             connect(spec, problems)
             sound = sound and len(problems.found) == found
-            if sound and spec.structure not in run:  # repetitions are built alike
+            if shapes and sound and spec.structure not in run:  # repetitions are built alike
                 check_spec(spec, problems)
                 run.append(spec.structure)
             instance = stage if number == 0 else f"{stage}.{number + 1}"

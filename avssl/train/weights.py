@@ -32,5 +32,5 @@ def run_reference(run: Path) -> Reference:
     """The last stage of a run folder, for ``frozen_from: "runs/x:module"``."""
     from avssl.train.experiment import load_experiment
 
-    last = load_experiment(run / "config.yaml").instances[-1]
+    last = load_experiment(run / "config.yaml", shapes=False).instances[-1]
     return Reference(last.spec, lambda: stage_weights(run, last.name))
