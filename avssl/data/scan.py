@@ -197,10 +197,10 @@ class ScanCache:
 class ProgressLine:
     """A line on stderr with count, rate and time left: rewritten on a terminal, else every 10 s."""
 
-    def __init__(self, what: str) -> None:
-        self.what, self.begin, self.shown = what, time.monotonic(), -1e9
+    def __init__(self, what: str, *, unit: str = "files") -> None:
+        self.what, self.unit, self.begin, self.shown = what, unit, time.monotonic(), -1e9
 
-    def __call__(self, done: int, total: int, faults: int) -> None:
+    def __call__(self, done: int, total: int, faults: int | None = None) -> None:
         now = time.monotonic()
         live = sys.stderr.isatty()
         if done < total and now - self.shown < (0.2 if live else 10):
@@ -209,8 +209,10 @@ class ProgressLine:
         rate = done / max(now - self.begin, 1e-6)
         left = int((total - done) / rate)
         text = (
-            f"{self.what} {done}/{total}, {rate:.1f} files/s, "
-            f"{left // 60}:{left % 60:02d} left, {faults} with faults"
+            f"{self.what} {done}/{total}, {rate:.1f} {self.unit}/s, "
+            f"{left // 60}:{left % 60:02d} left"
         )
+        if faults is not None:
+            text += f", {faults} with faults"
         end = "\r" if live and done < total else "\n"
         print(text + (" " * 8 if live else ""), end=end, file=sys.stderr, flush=True)

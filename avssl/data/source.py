@@ -34,18 +34,25 @@ def open_source(config: DataConfig) -> Manifest:
             f"data.source = {source!r} is neither a folder nor a manifest; give one of these, or "
             "corpus:scenes for the built-in clips"
         )
-    manifest = listed_clips(path)
+    return scanned(listed_clips(path), source, cache).with_splits()
+
+
+def scanned(manifest: Manifest, source: str, cache: Path) -> Manifest:
+    """The manifest with the recorded columns of all its rows filled.
+
+    source: what progress calls it. cache: where results of earlier scans are kept.
+    """
     unscanned = [row for row, clip in enumerate(manifest.clips) if not clip.scanned]
-    if unscanned:
-        clips = list(manifest.clips)
-        scanned = scan_clips(
-            manifest.root,
-            [clips[row] for row in unscanned],
-            workers=max(1, len(os.sched_getaffinity(0))),
-            progress=ProgressLine(f"scanning {source}:"),
-            kept=ScanCache.of(manifest.root, cache),
-        )
-        for row, clip in zip(unscanned, scanned, strict=True):
-            clips[row] = clip
-        manifest = Manifest(manifest.root, clips)
-    return manifest.with_splits()
+    if not unscanned:
+        return manifest
+    clips = list(manifest.clips)
+    probed = scan_clips(
+        manifest.root,
+        [clips[row] for row in unscanned],
+        workers=max(1, len(os.sched_getaffinity(0))),
+        progress=ProgressLine(f"scanning {source}:"),
+        kept=ScanCache.of(manifest.root, cache),
+    )
+    for row, clip in zip(unscanned, probed, strict=True):
+        clips[row] = clip
+    return Manifest(manifest.root, clips)

@@ -61,7 +61,7 @@ def spectrogram_picture(
     path: Path, input: Tensor, masked: Tensor, shown: Tensor, *, title: str, clips: int = 4
 ) -> None:
     """Log-mel spectrograms [B, 1, T, F] side by side: one row a clip; time to the right."""
-    cmap = _pyplot().get_cmap("magma").with_extremes(bad=str(HIDDEN))
+    cmap = pyplot().get_cmap("magma").with_extremes(bad=str(HIDDEN))
     rows = []
     for i in range(min(clips, len(input))):
         real = input[i, 0].float().cpu()
@@ -115,7 +115,7 @@ def similarity_picture(path: Path, features: Features, *, title: str = "") -> No
     found = retrievals(features)
     order = torch.argsort(features.labels, stable=True)
     similarity = cosine(x[order], y[order]).numpy()
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.2, 5.6), layout="constrained")
     low, high = np.percentile(similarity, [1, 99.8])
     image = axes.imshow(similarity, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
@@ -127,7 +127,7 @@ def similarity_picture(path: Path, features: Features, *, title: str = "") -> No
     there, back = found[f"{a}_to_{b}"], found[f"{b}_to_{a}"]
     recalls = f"R@1 {a} → {b} {there.r1:.1%}, {b} → {a} {back.r1:.1%} (chance {there.chance:.1%})"
     axes.set_title(f"{title}\n{recalls}" if title else recalls, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def curves_picture(path: Path, metrics: Path) -> None:
@@ -142,7 +142,7 @@ def curves_picture(path: Path, metrics: Path) -> None:
         return
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
-    plt = _pyplot()
+    plt = pyplot()
     figure, grid = plt.subplots(
         lines, columns, figsize=(4.3 * columns, 2.7 * lines), squeeze=False, sharex=True,
         layout="constrained",
@@ -171,7 +171,7 @@ def curves_picture(path: Path, metrics: Path) -> None:
     for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel("step")
         axes.tick_params(labelbottom=True)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def read_metrics(path: Path) -> tuple[dict[str, Points], list[tuple[int, str]]]:
@@ -285,7 +285,7 @@ def _save_sheet(
     inches = (sheet.shape[1] / 110, sheet.shape[0] / 110)
     left, bottom, top = 0.75, 0.3, 0.55 if columns else 0.35
     full = (inches[0] + left + 0.1, inches[1] + bottom + top)
-    figure = _pyplot().figure(figsize=full)
+    figure = pyplot().figure(figsize=full)
     axes = figure.add_axes(
         (left / full[0], bottom / full[1], inches[0] / full[0], inches[1] / full[1])
     )
@@ -304,16 +304,18 @@ def _save_sheet(
         axes.text(-6, top_of + height / 2, name, ha="right", va="center", fontsize=9)
         top_of += height + (GAP if (i + 1) % groups else 3 * GAP)
     figure.text(left / full[0], 1 - 0.08 / full[1], title, fontsize=10, va="top", weight="bold")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, the same bytes for the same figure, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
-    _pyplot().close(figure)
+    pyplot().close(figure)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib.pyplot with a backend that needs no display."""
     import matplotlib
 
     matplotlib.use("Agg")

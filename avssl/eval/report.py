@@ -122,16 +122,16 @@ def write_card(folder: Path, card: Card) -> Path:
     lines += ["## Training", "", f"Seed {card.config.get('seed', 0)}, on {card.machine}.", ""]
     columns = ["stage", "graph", "steps", "clips seen", "minutes", "trained parameters"]
     rows = [
-        [s.name, _short(s.graph), f"{s.steps:,}", f"{s.clips:,}", f"{s.seconds / 60:.1f}",
+        [s.name, shorten(s.graph), f"{s.steps:,}", f"{s.clips:,}", f"{s.seconds / 60:.1f}",
          f"{s.parameters / 1e6:.2f} M"]
         for s in card.stages
     ]  # fmt: skip
     lines += [_row(columns), "|---|---|---:|---:|---:|---:|", *map(_row, rows), ""]
     lines += ["## Data", ""]
-    lines += [f"- {key}: {_short(value)}" for key, value in card.data.items()]
+    lines += [f"- {key}: {shorten(value)}" for key, value in card.data.items()]
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
     lines += ["", f"Versions: {versions}.", "", "## Configuration", "", "```yaml"]
-    lines += [yaml.safe_dump(_short(dict(card.config)), sort_keys=False).rstrip(), "```", ""]
+    lines += [yaml.safe_dump(shorten(dict(card.config)), sort_keys=False).rstrip(), "```", ""]
     path = folder / "card.md"
     write_whole(path, "\n".join(lines))
     return path
@@ -185,12 +185,12 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _short(value: Any) -> Any:
+def shorten(value: Any) -> Any:
     """`value` with every absolute path cut to its last part."""
     if isinstance(value, Mapping):
-        return {str(key): _short(x) for key, x in value.items()}
+        return {str(key): shorten(x) for key, x in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_short(x) for x in value]
+        return [shorten(x) for x in value]
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, str) and re.match(r"^(/|~|[A-Za-z]:[\\/])", value):

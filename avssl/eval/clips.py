@@ -1,0 +1,241 @@
+"""The clips of an evaluation: their labels, and which are fitted to and which are scored.
+
+Letters: R rows of the manifest, C classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from avssl.data.config import DataConfig
+from avssl.data.labels import SEPARATOR, Listing, labels_of, place_segments, read_labels
+from avssl.data.manifest import Clip, Manifest
+from avssl.data.source import open_source, scanned
+from avssl.errors import UserError
+from avssl.files import cache_folder
+
+
+@dataclass(frozen=True)
+class LabelFiles:
+    """Label files of a published format, for media that lie in a folder (`read_labels`)."""
+
+    files: Sequence[str]
+    format: str
+    classes: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One fit and its score: rows of the manifest. name: of the split or fold that is scored."""
+
+    name: str
+    fit: list[int]
+    score: list[int]
+
+
+@dataclass(frozen=True)
+class EvalClips:
+    """A scanned manifest with what an evaluation needs of it.
+
+    Attributes:
+        classes: names in the order of their numbers.
+        labels: int64 [R], -1 where a clip has none or several.
+        targets: float64 [R, C], 1 for each label of a clip.
+        parts: what is fitted to and scored, one for each fold.
+        missing: listed clips without a file.
+        notes: what to tell of the clips that are not used, one line each.
+    """
+
+    manifest: Manifest
+    classes: list[str]
+    labels: Tensor  # [R]
+    targets: Tensor  # [R, C]
+    parts: list[Part]
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[int]:
+        """Every row that some part reads."""
+        return sorted({row for part in self.parts for row in (*part.fit, *part.score)})
+
+
+def open_manifest(data: DataConfig, labels: LabelFiles | None) -> tuple[Manifest, Listing | None]:
+    """The scanned clips of `data.source`, with the labels of published files where given."""
+    if labels is None:
+        return open_source(data), None
+    folder = Path(data.source).expanduser()
+    listing = read_labels(labels.files, folder, format=labels.format, classes=labels.classes)
+    print(listing.describe(), flush=True)
+    manifest = scanned(listing.manifest, data.source, cache_folder(data.cache))
+    placed = Manifest(manifest.root, place_segments(manifest.clips))
+    return placed.with_splits(), listing
+
+
+def open_clips(
+    data: DataConfig,
+    *,
+    labels: LabelFiles | None = None,
+    multi_label: bool = False,
+    fit: str | None = "train",
+    score: str = "test",
+    folds: str | None = None,
+) -> EvalClips:
+    """The clips that a task reads.
+
+    Args:
+        multi_label: take labels apart at ";".
+        fit: split to fit to; None for a task that fits nothing and needs no labels.
+        score: split to score.
+        folds: a column of the manifest; each of its values is scored once, by what is fitted to
+            all others, and the splits do not count.
+
+    Raises:
+        UserError: no labels, one class, a clip on both sides, or no such column.
+    """
+    manifest, listing = open_manifest(data, labels)
+    clips, notes = manifest.clips, []
+    if not multi_label:
+        _one_label_each(manifest, needed=fit is not None)
+    split_up = [labels_of(clip) if multi_label else [clip.label] for clip in clips]
+    split_up = [[name for name in names if name] for names in split_up]
+    if folds is not None:
+        parts = _folds(manifest, folds)
+    else:
+        where = {name: [i for i, clip in enumerate(clips) if clip.split == name] for name in
+                 (score, *([fit] if fit else []))}  # fmt: skip
+        for name, rows in where.items():
+            if not rows:
+                raise UserError(_no_clip(manifest, name))
+        parts = [Part(score, where[fit] if fit else [], where[score])]
+    if fit is not None:
+        used = {row for part in parts for row in (*part.fit, *part.score)}
+        bare = {row for row in used if not split_up[row]}
+        if bare:
+            notes.append(f"{len(bare)} clips have no label, such as {clips[min(bare)].path}")
+        parts = [
+            Part(part.name, [i for i in part.fit if i not in bare],
+                 [i for i in part.score if i not in bare])
+            for part in parts
+        ]  # fmt: skip
+    names = {name for part in parts for i in (*part.fit, *part.score) for name in split_up[i]}
+    classes = Manifest(manifest.root, [Clip("", label=name) for name in names]).classes()
+    if fit is not None:
+        _check(manifest, parts, classes)
+    number = {name: i for i, name in enumerate(classes)}
+    targets = torch.zeros(len(clips), len(classes), dtype=torch.float64)
+    numbers = torch.full((len(clips),), -1)
+    for row, found in enumerate(split_up):
+        known = [number[name] for name in found if name in number]
+        targets[row, known] = 1
+        if len(known) == 1:
+            numbers[row] = known[0]
+    missing = listing.missing if listing else []
+    return EvalClips(manifest, classes, numbers, targets, parts, missing, notes)
+
+
+def _one_label_each(manifest: Manifest, *, needed: bool) -> None:
+    several = [clip for clip in manifest.clips if SEPARATOR in clip.label]
+    if needed and several:
+        raise UserError(
+            f"{len(several)} clips in {manifest.root} have several labels separated by "
+            f"'{SEPARATOR}', the first is {several[0].path}: pass --multi-label"
+        )
+
+
+def _folds(manifest: Manifest, column: str) -> list[Part]:
+    named = sorted({name for clip in manifest.clips for name in clip.extra})
+    if column not in named:
+        own = f"; its own columns are {', '.join(named)}" if named else ""
+        raise UserError(
+            f"the manifest in {manifest.root} has no column {column!r} with the fold of each "
+            f"clip{own}: add it, or leave --folds out and use splits"
+        )
+    fold = [clip.extra.get(column, "").strip() for clip in manifest.clips]
+    empty = [clip.path for clip, name in zip(manifest.clips, fold, strict=True) if not name]
+    if empty:
+        raise UserError(
+            f"{len(empty)} of {len(fold)} clips in {manifest.root} have no fold in the column "
+            f"{column!r}, the first is {empty[0]}: fill it in all rows"
+        )
+    names = sorted(set(fold), key=lambda name: (int(name) if name.isdecimal() else 0, name))
+    if len(names) < 2:
+        raise UserError(
+            f"the column {column!r} in {manifest.root} names one fold, {names[0]!r}: with one held "
+            "out there is nothing to fit to"
+        )
+    return [
+        Part(
+            f"fold {name}",
+            [i for i, other in enumerate(fold) if other != name],
+            [i for i, other in enumerate(fold) if other == name],
+        )
+        for name in names
+    ]
+
+
+def _check(manifest: Manifest, parts: Sequence[Part], classes: Sequence[str]) -> None:
+    """Labels enough on both sides, and no clip on both."""
+    if not classes:
+        raise UserError(
+            f"no clip in {manifest.root} has a label: fill the column 'label' of the manifest, or "
+            "name label files with --labels and --format"
+        )
+    if len(classes) == 1:
+        raise UserError(
+            f"all labelled clips in {manifest.root} are of one class, {classes[0]!r}: there is "
+            "nothing to tell apart"
+        )
+    for part in parts:
+        for side, rows in (("fitted to", part.fit), ("scored", part.score)):
+            if not rows:
+                raise UserError(
+                    f"{part.name}: no labelled clip in {manifest.root} is left to be {side}; see "
+                    "the column 'label'"
+                )
+        both = _shared(manifest, part)
+        if both:
+            raise UserError(
+                f"{len(both)} clips are fitted to and scored in {part.name} (the same stretch of "
+                f"the same file in two rows), the first is {both[0]}: take them out of one side"
+            )
+
+
+def _shared(manifest: Manifest, part: Part) -> list[str]:
+    """Files of which a stretch is on both sides."""
+    fitted: dict[str, list[tuple[float, float]]] = {}
+    for row in part.fit:
+        fitted.setdefault(manifest.clips[row].path, []).append(_stretch(manifest.clips[row]))
+    found = []
+    for row in part.score:
+        clip = manifest.clips[row]
+        start, end = _stretch(clip)
+        if any(start < b and a < end for a, b in fitted.get(clip.path, [])):
+            found.append(clip.path)
+    return found
+
+
+def _stretch(clip: Clip) -> tuple[float, float]:
+    end = float("inf") if clip.end is None else clip.end
+    return clip.start or 0.0, end
+
+
+def _no_clip(manifest: Manifest, split: str) -> str:
+    counts = {name: sum(clip.split == name for clip in manifest.clips)
+              for name in ("train", "val", "test")}  # fmt: skip
+    known = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return (
+        f"no clip in {manifest.root} is in the split '{split}' (it has {known}): fill the column "
+        "'split' of the manifest, or choose others with --split and --fit"
+    )
+
+
+def plain_name(name: str) -> str:
+    """A class or encoder name as part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", name)

@@ -1,0 +1,170 @@
+"""Figures of frozen features: linear probe and nearest neighbours, on a split or over folds.
+
+Letters: N clips fitted to, M clips scored, D width, C classes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avssl.errors import UserError
+from avssl.eval.clips import EvalClips, Part
+from avssl.eval.features import Features
+from avssl.eval.metrics import (
+    confusion,
+    linear_probe,
+    neighbour_votes,
+    top_k,
+)
+from avssl.eval.multilabel import average_precisions, multilabel_probe
+
+Fit = Literal["linear", "knn"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Figures of one kind of features.
+
+    Attributes:
+        figures: "top1" and "top5" (shares of clips), or "mAP"; means over the folds.
+        spread: standard deviation of each over the folds (n - 1); empty for one split.
+        folds: the figures of each fold; empty for one split.
+        chance, majority: of each figure, a guess, and the answer that never changes: the most
+            frequent class of the scored clips, or equal scores for all.
+        fitted, scored: clips; over the folds, a mean and the sum.
+        per_class: accuracy or average precision of each class, NaN for one without clips.
+        clips: scored clips of each class.
+        confusion: counts, row the true class; None for several labels a clip.
+    """
+
+    figures: dict[str, float]
+    spread: dict[str, float]
+    folds: dict[str, dict[str, float]]
+    chance: dict[str, float]
+    majority: dict[str, float]
+    fitted: int
+    scored: int
+    per_class: list[float]
+    clips: list[int]
+    confusion: list[list[int]] | None
+
+
+def score(
+    features: Features,
+    names: Sequence[str],
+    clips: EvalClips,
+    *,
+    fit: Fit,
+    multi_label: bool,
+    progress: Callable[[], None],
+) -> Score:
+    """Fit and score in each part of `clips`, on the vectors called `names` side by side.
+
+    progress: called after each part.
+    """
+    x = join(features, names, unit=fit == "knn")
+    position = {row: i for i, row in enumerate(features.clips.tolist())}
+    parts: list[Score] = []
+    for part in clips.parts:
+        fitted = [position[row] for row in part.fit if row in position]
+        scored = [position[row] for row in part.score if row in position]
+        for side, rows in (("fitted to", fitted), ("scored", scored)):
+            if not rows:
+                raise UserError(f"{part.name}: not one of the clips to be {side} can be used")
+        y = clips.targets[features.clips]  # [clips, C]
+        if fit == "knn":
+            scores = neighbour_votes(x[scored], y[fitted], bank=x[fitted])
+        elif multi_label:
+            scores = multilabel_probe(x[fitted], y[fitted], x[scored])
+        else:
+            labels = features.labels
+            scores = linear_probe(x[fitted], labels[fitted], x[scored], labels[scored]).scores
+            missing = y.shape[1] - scores.shape[1]  # classes behind the last that occurs here
+            scores = F.pad(scores, (0, missing), value=-torch.inf)
+        measure = _several if multi_label else _single
+        parts.append(measure(y[scored], scores, len(fitted)))
+        progress()
+    return parts[0] if len(parts) == 1 else _over_folds(parts, clips.parts)
+
+
+def join(features: Features, names: Sequence[str], *, unit: bool) -> Tensor:
+    """Vectors side by side, [N, sum of D]; `unit` gives each an equal say."""
+    vectors = [features[name] for name in names]
+    if unit:
+        vectors = [F.normalize(x, dim=1) for x in vectors]
+    return torch.cat(vectors, dim=1)
+
+
+def _single(y: Tensor, scores: Tensor, fitted: int) -> Score:
+    """One label a clip. y, scores: [M, C]."""
+    labels, predictions = y.argmax(1), scores.argmax(1)
+    classes = y.shape[1]
+    count = y.sum(0)  # [C]
+    share = count.sort(descending=True).values / len(y)
+    table = confusion(labels, predictions, classes=classes)
+    right = torch.from_numpy(table).diagonal().double()
+    return Score(
+        figures={"top1": top_k(scores, labels, 1), "top5": top_k(scores, labels, 5)},
+        spread={},
+        folds={},
+        chance={"top1": 1 / classes, "top5": min(1.0, 5 / classes)},
+        majority={"top1": share[0].item(), "top5": share[:5].sum().item()},
+        fitted=fitted,
+        scored=len(y),
+        per_class=(right / count).tolist(),
+        clips=count.long().tolist(),
+        confusion=table.tolist(),
+    )
+
+
+def _several(y: Tensor, scores: Tensor, fitted: int) -> Score:
+    """Several labels a clip. y, scores: [M, C]."""
+    precision = average_precisions(y, scores)  # [C]
+    share = y.mean(0)[y.any(0)].mean().item()  # what equal scores get
+    return Score(
+        figures={"mAP": precision.nanmean().item()},
+        spread={},
+        folds={},
+        chance={"mAP": share},
+        majority={"mAP": share},
+        fitted=fitted,
+        scored=len(y),
+        per_class=precision.tolist(),
+        clips=y.sum(0).long().tolist(),
+        confusion=None,
+    )
+
+
+def _over_folds(scores: Sequence[Score], parts: Sequence[Part]) -> Score:
+    """Means over the folds; classes by all scored clips together, average precision by its mean."""
+    figures = {name: [one.figures[name] for one in scores] for name in scores[0].figures}
+    counts = torch.tensor([one.clips for one in scores])  # [folds, C]
+    tables = [torch.tensor(one.confusion) for one in scores if one.confusion is not None]
+    if tables:
+        total = torch.stack(tables).sum(0)
+        per_class, table = (total.diagonal() / total.sum(1)).tolist(), total.tolist()
+    else:
+        per_class, table = torch.tensor([one.per_class for one in scores]).nanmean(0).tolist(), None
+
+    def mean(values: Sequence[dict[str, float]]) -> dict[str, float]:
+        return {name: statistics.fmean(one[name] for one in values) for name in values[0]}
+
+    return Score(
+        figures=mean([one.figures for one in scores]),
+        spread={name: statistics.stdev(values) for name, values in figures.items()},
+        folds={part.name: one.figures for part, one in zip(parts, scores, strict=True)},
+        chance=mean([one.chance for one in scores]),
+        majority=mean([one.majority for one in scores]),
+        fitted=round(statistics.fmean(one.fitted for one in scores)),
+        scored=int(sum(one.scored for one in scores)),
+        per_class=per_class,
+        clips=counts.sum(0).tolist(),
+        confusion=table,
+    )
