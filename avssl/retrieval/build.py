@@ -92,7 +92,7 @@ def index_clips(
         manifest = open_source(data)
         clips = _ReadableClips(manifest, data, split=split, training=False)
         parts = store.Parts(folder, header.generation + 1)
-        number, header = _source_number(folder, header, source, manifest)
+        number, header = _source_number(folder, header, data, manifest)
         keys: list[Key] = [(number, clip.path, clip.start, clip.end) for clip in clips.clips]
         before = {_key(row) for row in _stored(folder, header)}
         known = before | {_key(row) for row in parts.rows()}
@@ -172,7 +172,7 @@ def _header(
     if not (folder / "index.json").is_file():
         return store.Header(
             model=model,
-            run=os.path.relpath(run, folder),
+            run=os.path.relpath(run.resolve(), folder.resolve()),
             modalities={
                 name: store.Modality(encoder.fingerprint, encoder.width)
                 for name, encoder in encoders.items()
@@ -204,10 +204,12 @@ def _header(
 
 
 def _source_number(
-    folder: Path, header: store.Header, source: str, manifest: Manifest
+    folder: Path, header: store.Header, data: DataConfig, manifest: Manifest
 ) -> tuple[int, store.Header]:
     """The number of a source in the header, which it is added to if it is new."""
-    name = source if source.startswith("corpus:") else os.path.relpath(manifest.root, folder)
+    name = os.path.relpath(manifest.root.resolve(), folder.resolve())
+    if data.source.startswith("corpus:") and data.cache is None:
+        name = data.source  # in the usual cache of whoever searches
     if name not in header.sources:
         header = dataclasses.replace(header, sources=[*header.sources, name])
     return list(header.sources).index(name), header

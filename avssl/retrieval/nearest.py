@@ -45,8 +45,10 @@ def search_memory(number: int, width: int, *, precision: str) -> int:
     """Bytes that searching takes: of the vectors where all are compared, else of the codes."""
     ids = 8 * number
     if recipe_for(number, width) == "exact":
-        return ids + number * width * np.dtype(precision).itemsize + 4 * _CHUNK
-    return ids + number * (_codes(width) // 2 + 8) + 4 * _lists(number) * width + 4 * _CHUNK
+        size = np.dtype(precision).itemsize
+        converted = 4 * min(_CHUNK, number * width) if size < 4 else 0
+        return ids + number * width * size + converted
+    return ids + number * (_codes(width) // 2 + 8) + 4 * _lists(number) * width
 
 
 def build_memory(number: int, width: int, *, precision: str) -> int:
@@ -75,7 +77,10 @@ class Nearest:
         if recipe.get("type") == "exact":
             return
         if recipe.get("type") != "ivf_pq":
-            raise UserError(f"{file.parent}: unknown type of index {recipe.get('type')!r}")
+            raise UserError(
+                f"{file.parent}: index.json names an index of type {recipe.get('type')!r}, not "
+                "exact or ivf_pq: build the index anew"
+            )
         faiss = _faiss()
         try:
             self._index = faiss.read_index(os.fspath(file))
@@ -97,7 +102,9 @@ class Nearest:
         if self._index is None:
             rows = _largest(self._all(query), top + 32)  # fp32 rounding may part equal ones
         else:
-            rows = self._candidates(query, max(self.recipe["candidates"], 4 * top))
+            most = max(self.recipe["candidates"], 4 * top)
+            rows = self.candidates(query[None], most, probes=self.recipe["probes"])[0]
+            rows = np.sort(rows[rows >= 0])  # sorted: the memory map is read in order
         found = np.asarray(self.vectors[rows], dtype=np.float64)  # [C, D]
         if not (np.abs(np.linalg.norm(found, axis=1) - 1) < _LENGTH).all():
             raise UserError(
@@ -114,11 +121,12 @@ class Nearest:
         short = query.astype(np.float32)
         return np.concatenate([chunk @ short for _, chunk in _chunks(self.vectors)])
 
-    def _candidates(self, query: np.ndarray, count: int) -> np.ndarray:
-        parameters = _faiss().SearchParametersIVF(nprobe=self.recipe["probes"])
-        short = query.astype(np.float32)[None]  # [1, D]
-        _, rows = self._index.search(short, min(count, len(self.vectors)), params=parameters)
-        return np.sort(rows[0][rows[0] >= 0])  # sorted: the memory map is read in order
+    def candidates(self, queries: np.ndarray, count: int, *, probes: int) -> np.ndarray:
+        """Rows [Q, count] that the codes of `probes` lists put first, -1 at the end."""
+        parameters = _faiss().SearchParametersIVF(nprobe=probes)
+        count = min(count, len(self.vectors))
+        _, rows = self._index.search(queries.astype(np.float32), count, params=parameters)
+        return np.asarray(rows)
 
 
 def build_nearest(
@@ -206,14 +214,15 @@ def _measured(nearest: Nearest, foreign: np.ndarray | None) -> dict[str, Any]:
         queries[::2] = foreign[np.sort(others)]
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     wanted = exact_rows(nearest.vectors, queries, top=_TOP + 1)[:, 1:]  # the first may be itself
+    most = max(candidates for _, candidates in _trials(nearest))
+    rows: dict[int, np.ndarray] = {}  # probes -> candidates [Q, most], likeliest first
     best: dict[str, Any] = {}
     for probes, candidates in _trials(nearest):
-        trial = {"probes": probes, "candidates": candidates}
-        nearest.recipe = {**nearest.recipe, **trial}
-        rows = np.stack([nearest.search(query, top=_TOP + 1)[0] for query in queries])
-        share = recall(rows, wanted)
+        if probes not in rows:
+            rows[probes] = nearest.candidates(queries, most, probes=probes)
+        share = recall(rows[probes][:, :candidates], wanted)  # re-ranking keeps whatever is there
         if not best or share > best["recall"]:
-            best = {**trial, "recall": round(share, 4)}
+            best = {"probes": probes, "candidates": candidates, "recall": round(share, 4)}
         if share >= _RECALL:
             break
     return best

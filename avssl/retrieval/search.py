@@ -156,6 +156,12 @@ class Search:
         del row["source"]
         return Clip(**row)
 
+    def vector(self, id: int, modality: str) -> np.ndarray:
+        """The vector [D] of a clip that is in the index."""
+        self._modality(modality)
+        self._row(id)
+        return np.asarray(self._nearest[modality].vectors[id], dtype=np.float32)
+
     def root(self, id: int) -> Path:
         """The folder that the clip's path is relative to."""
         source = self.header.sources[self._row(id)["source"]]
@@ -166,6 +172,10 @@ class Search:
     def file(self, id: int) -> Path:
         """The clip's file."""
         return self.root(id) / safe_path(self._row(id)["path"], f"index {self.folder}")
+
+    def sound_file(self, id: int) -> Path:
+        """The file that holds the clip's sound: the wav beside it, or the clip's own."""
+        return self.root(id) / safe_path(self.clip(id).sound_path, f"index {self.folder}")
 
     def _modality(self, name: str) -> Any:
         if name not in self.header.modalities:

@@ -91,7 +91,7 @@ def middle_picture(search: Search, id: int, *, size: int) -> Image.Image:
         pictures = read_pictures(file, clip, [start + length / 2], short_side=size)  # [1, H, W, 3]
         return ImageOps.fit(Image.fromarray(np.ascontiguousarray(pictures[0])), (size, size))
     sound = read_clip_sound(
-        search.root(id) / clip.sound_path, clip, start=start, seconds=length, sample_rate=_RATE
+        search.sound_file(id), clip, start=start, seconds=length, sample_rate=_RATE
     )
     pixels = np.full((size, size), 255, np.uint8)
     for column, part in enumerate(np.array_split(np.abs(sound), size)):
