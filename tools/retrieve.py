@@ -2,10 +2,12 @@
 
     python tools/retrieve.py index corpus:scenes --split test --run runs/mavil --out scenes_index
     python tools/retrieve.py query dog.wav --to video --index scenes_index --picture found.png
+    python tools/retrieve.py serve --run runs/mavil
 
 `index` adds to an index that is there: clips it holds are skipped, a run that was stopped goes on
 where it was, and clips that cannot be read are listed and left out. Exit code: 0, or 2 for wrong
-use.
+use. `serve` shows a web page on this machine; without --index it searches the test split of the
+run's own data, which is indexed on first use.
 """
 
 import argparse
@@ -33,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="index|query")
+    commands = parser.add_subparsers(required=True, metavar="index|query|serve")
     index = commands.add_parser("index", help="add the clips of a source to an index")
     index.set_defaults(do=_index)
     index.add_argument("source", help="corpus:NAME, a folder of media, or a manifest.csv")
@@ -64,7 +66,21 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("--top", type=count, default=10, help="matches")
     query.add_argument("--json", action="store_true", help="print JSON instead of a table")
     query.add_argument("--picture", type=Path, metavar="PNG", help="contact sheet of the matches")
-    for command in (index, query):
+    serve = commands.add_parser("serve", help="a web page to search on, by upload or microphone")
+    serve.set_defaults(do=_serve)
+    serve.add_argument("--index", type=Path, help="index folder; default: one kept for the run")
+    serve.add_argument("--run", type=Path, help="run folder or exported model; default: runs/mavil")
+    serve.add_argument("--data", help="corpus:NAME, folder or manifest; default: the run's own")
+    serve.add_argument(
+        "--split", choices=("train", "val", "test"),
+        help="default: test of the run's own data, all clips of --data",
+    )  # fmt: skip
+    serve.add_argument("--port", type=int, default=7860, help="default: 7860; 0: any free one")
+    serve.add_argument(
+        "--host", default="127.0.0.1",
+        help="default: 127.0.0.1, this machine only; 0.0.0.0: every network it is in",
+    )  # fmt: skip
+    for command in (index, query, serve):
         command.add_argument(
             "--memory", type=memory_size, default=MEMORY, help=f"allowed; default: {MEMORY}"
         )
@@ -110,6 +126,23 @@ def _query(options: argparse.Namespace) -> int:
     if options.picture:
         for path, reason in contact_sheet(options.picture, search, matches):
             print(f"no picture of {path}: {reason}", file=sys.stderr)
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if options.index and (options.data or options.split):
+        raise UserError("--index is searched as it is: leave --data and --split out")
+    from avssl.retrieval.page.start import serve
+
+    serve(
+        index=options.index,
+        run=options.run,
+        source=options.data,
+        split=options.split,
+        host=options.host,
+        port=options.port,
+        memory=options.memory,
+    )
     return 0
 
 

@@ -44,15 +44,22 @@ def server_context() -> Any:
     return context
 
 
+_main = threading.Lock()
+
+
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Processes started inside do not run the user's script again (nothing they need is in it)."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    """Processes started inside do not run the user's script again (nothing they need is in it).
+
+    One thread at a time: a second one would take the first one's empty module for the script.
+    """
+    with _main:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def follow(parent: int) -> None:

@@ -1,0 +1,297 @@
+"use strict";
+
+const part = (id) => document.getElementById(id);
+const state = { query: null, by: "audio", limits: null, waiting: null, shown: null, blobs: [] };
+
+/* what is asked: state.query is {clip: number} or {file: File}; the server keeps nothing of it */
+async function search() {
+  if (!state.query) return;
+  const { clip, file } = state.query;
+  state.waiting?.abort();
+  const waiting = (state.waiting = new AbortController());
+  problem("");
+  if (file && file.size > state.limits.bytes) {
+    return problem(`'${file.name}' has ${megabytes(file.size)}; this page takes files up to ${megabytes(state.limits.bytes)}.`);
+  }
+  document.body.classList.add("busy");
+  part("status").textContent = "searching …";
+  const asked = new URLSearchParams({ by: state.by });
+  if (file) asked.set("name", file.name);
+  else asked.set("clip", clip);
+  try {
+    const reply = await fetch(`api/search?${asked}`, {
+      method: file ? "POST" : "GET", body: file, signal: waiting.signal,
+    });
+    const answer = await reply.json();
+    if (reply.ok) show(answer);
+    else problem(answer.error);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    problem("The server does not answer: is it still running?");
+  }
+  if (state.waiting === waiting) document.body.classList.remove("busy");
+}
+
+function problem(sentence) {
+  part("problem").textContent = sentence;
+  part("problem").hidden = !sentence;
+  if (!sentence) return;
+  part("status").textContent = "";
+  part("hint").hidden = true;
+  part("scale").hidden = true;
+  part("matches").replaceChildren();
+  document.body.classList.remove("busy");
+}
+
+function show(answer) {
+  const sound = answer.to === "audio";
+  document.body.classList.toggle("to-audio", sound);
+  part("hint").hidden = true;
+  part("title").textContent = sound ? "Sounds that fit the picture" : "Pictures that fit the sound";
+  part("status").textContent = `${answer.count} compared in ${answer.seconds.toFixed(2)} s`;
+  showQuery(answer.query);
+  showScale(answer);
+  const span = answer.highest - answer.lowest || 1;
+  state.blobs.splice(0).forEach((url) => URL.revokeObjectURL(url));
+  part("matches").replaceChildren(...answer.matches.map((match, place) => card(match, place, answer, span)));
+}
+
+function showQuery(query) {
+  const media = part("query-media");
+  part("query").hidden = false;
+  part("query-name").textContent = query.name;
+  if (state.shown !== state.query) { // the direction alone does not load it again
+    if (media.src.startsWith("blob:")) URL.revokeObjectURL(media.src);
+    part("query-silent").hidden = true;
+    media.hidden = false;
+    stretch(media, query.media_start, query.seconds);
+    media.src = state.query.file ? URL.createObjectURL(state.query.file) : query.url;
+    state.shown = state.query;
+  }
+  media.classList.toggle("sound", !query.strip.length);
+  spectrogram(part("query-spectrogram"), query.spectrogram);
+  part("query-seconds").textContent = `${query.seconds.toFixed(1)} s`;
+  part("query-strip").replaceChildren(...query.strip.map((source) => image(source, "")));
+  part("query-strip").hidden = !query.strip.length;
+}
+
+/* how many clips of the index have which similarity, as a heat map with a tick for each match */
+function showScale(answer) {
+  const most = Math.max(...answer.spread, 1);
+  const cells = answer.spread.map((count) => {
+    const cell = document.createElement("i");
+    cell.style.background = heat(Math.sqrt(count / most));
+    cell.title = `${count}`;
+    return cell;
+  });
+  const span = answer.highest - answer.lowest || 1;
+  const ticks = answer.matches.map((match) => {
+    const tick = document.createElement("b");
+    tick.style.left = `calc(${(100 * (match.score - answer.lowest)) / span}% - 2px)`;
+    return tick;
+  });
+  part("heat").replaceChildren(...cells, ...ticks);
+  part("lowest").textContent = answer.lowest.toFixed(2);
+  part("highest").textContent = answer.highest.toFixed(2);
+  part("scale-text").textContent =
+    `cosine similarity to all ${answer.count}: brighter where more of them are, ticks are the matches below`;
+  part("scale").hidden = false;
+}
+
+function heat(share) {
+  const stops = [[0, 0, 4], [80, 18, 123], [183, 55, 121], [251, 136, 97], [252, 253, 191]];
+  const at = share * (stops.length - 1), low = Math.min(Math.floor(at), stops.length - 2);
+  const mixed = stops[low].map((value, k) => Math.round(value + (at - low) * (stops[low + 1][k] - value)));
+  return `rgb(${mixed})`;
+}
+
+function card(match, place, answer, span) {
+  const item = part("match").content.firstElementChild.cloneNode(true);
+  const get = (selector) => item.querySelector(selector);
+  const video = get("video");
+  item.dataset.clip = match.id;
+  get(".rank").textContent = place + 1;
+  get(".self").hidden = !match.self;
+  get(".label").textContent = match.label || match.name;
+  get(".name").textContent = match.name;
+  get(".name").title = match.name;
+  get(".score").textContent = match.score.toFixed(3);
+  get(".bar span").style.width = `${(100 * (match.score - answer.lowest)) / span}%`;
+  spectrogram(get(".spectrogram img"), match.spectrogram);
+  if (match.poster) video.poster = match.poster;
+  get(".stage").style.aspectRatio = Math.min(Math.max(match.shape, 3 / 4), 16 / 9);
+  stretch(video, match.media_start, match.seconds);
+  follow(video, get(".spectrogram"));
+  get(".stage").addEventListener("click", () => listen(item));
+  video.autoplay = answer.to === "video" && !matchMedia("(prefers-reduced-motion: reduce)").matches;
+  load(video, match, get(".failure"));
+  return item;
+}
+
+/* small files are fetched whole: browsers put requests of media elements far back in their queue */
+async function load(video, match, failure) {
+  const fail = (sentence) => {
+    failure.textContent = sentence;
+    failure.hidden = false;
+  };
+  video.addEventListener("error", () => fail("This browser cannot play the file."));
+  if (match.bytes > 8e6) return (video.src = match.url);
+  try {
+    const reply = await fetch(match.url, { signal: state.waiting.signal });
+    if (!reply.ok) return fail((await reply.json()).error);
+    video.src = URL.createObjectURL(await reply.blob());
+    state.blobs.push(video.src);
+  } catch (error) {
+    if (error.name !== "AbortError") fail("The server does not answer.");
+  }
+}
+
+function listen(item) {
+  const on = !item.classList.contains("heard");
+  for (const other of document.querySelectorAll(".matches li.heard")) {
+    other.classList.remove("heard");
+    other.querySelector("video").muted = true;
+    other.querySelector(".hear").textContent = "listen";
+    if (document.body.classList.contains("to-audio")) other.querySelector("video").pause();
+  }
+  if (!on) return;
+  const video = item.querySelector("video");
+  part("query-media").pause();
+  item.classList.add("heard");
+  item.querySelector(".hear").textContent = "playing";
+  video.muted = false;
+  if (video.readyState) video.currentTime = Number(video.dataset.start);
+  play(video);
+}
+
+/* only the stretch of the file that the index holds is played, again and again */
+function stretch(media, start, seconds) {
+  media.dataset.start = start;
+  media.dataset.seconds = seconds;
+}
+
+/* the line on the spectrogram goes along with the medium */
+function follow(media, figure) {
+  const line = figure.querySelector(".playhead");
+  const step = () => {
+    const start = Number(media.dataset.start), seconds = Number(media.dataset.seconds);
+    const share = (media.currentTime - start) / seconds;
+    if (start && (share < -0.01 || share > 1.01)) media.currentTime = start;
+    figure.classList.toggle("playing", media.currentTime > 0);
+    line.style.left = `${100 * Math.min(Math.max(share, 0), 1)}%`;
+    if (!media.paused && media.isConnected) requestAnimationFrame(step);
+  };
+  for (const event of ["loadedmetadata", "play", "pause", "seeked"]) {
+    media.addEventListener(event, () => requestAnimationFrame(step));
+  }
+}
+
+function spectrogram(img, source) {
+  img.parentElement.hidden = !source;
+  if (source) img.src = source;
+}
+
+const play = (media) => media.play().catch(() => {}); // the browser may want a click first
+const megabytes = (bytes) => `${Math.round(bytes / 1e5) / 10} MB`;
+
+function image(source, text) {
+  const img = document.createElement("img");
+  img.src = source;
+  img.alt = text;
+  return img;
+}
+
+function ask(query) {
+  state.query = query;
+  for (const button of part("examples").children) {
+    button.setAttribute("aria-pressed", String(button.dataset.clip === String(query.clip)));
+  }
+  return search();
+}
+
+async function record() {
+  const button = part("record");
+  if (state.recorder) return state.recorder.stop();
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+  } catch {
+    return problem("The browser gave no access to a microphone; allow it for this page, or choose a file.");
+  }
+  const pieces = [], recorder = (state.recorder = new MediaRecorder(stream));
+  const end = setTimeout(() => recorder.stop(), 1000 * state.limits.recording);
+  recorder.ondataavailable = (event) => pieces.push(event.data);
+  recorder.onstop = () => {
+    clearTimeout(end);
+    stream.getTracks().forEach((track) => track.stop());
+    state.recorder = null;
+    button.classList.remove("on");
+    button.textContent = "Record a sound";
+    const ending = recorder.mimeType.includes("mp4") ? "m4a" : recorder.mimeType.includes("ogg") ? "ogg" : "webm";
+    part("file").value = "";
+    choose("audio");
+    ask({ file: new File(pieces, `recording.${ending}`, { type: recorder.mimeType }) });
+  };
+  recorder.start();
+  button.classList.add("on");
+  button.textContent = "Stop and search";
+}
+
+function choose(by) {
+  state.by = by;
+  document.querySelector(`input[name=by][value=${by}]`).checked = true;
+}
+
+function examples(clips) {
+  part("examples").replaceChildren(...clips.map((clip) => {
+    const button = document.createElement("button"), name = document.createElement("span");
+    button.type = "button";
+    button.dataset.clip = clip.id;
+    button.title = clip.name;
+    name.textContent = clip.label || clip.name;
+    if (clip.poster) button.append(image(clip.poster, ""));
+    button.append(name);
+    button.addEventListener("click", () => ask({ clip: clip.id }));
+    return button;
+  }));
+}
+
+async function begin() {
+  const media = part("query-media"), drop = part("drop");
+  media.addEventListener("error", () => {
+    media.hidden = true;
+    part("query-silent").hidden = false;
+  });
+  follow(media, part("query-spectrogram").parentElement);
+  for (const input of document.querySelectorAll("input[name=by]")) {
+    input.addEventListener("change", () => { state.by = input.value; search(); });
+  }
+  part("file").addEventListener("change", (event) => {
+    if (event.target.files[0]) ask({ file: event.target.files[0] });
+  });
+  for (const name of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(name, (event) => { // beside the field as well: else the page is left
+      event.preventDefault();
+      drop.classList.toggle("over", name === "dragover");
+    });
+  }
+  document.addEventListener("drop", (event) => {
+    if (event.dataTransfer.files[0]) ask({ file: event.dataTransfer.files[0] });
+  });
+  const recordable = navigator.mediaDevices?.getUserMedia && window.MediaRecorder;
+  part("record").hidden = !recordable; // browsers offer a microphone to local and https pages only
+  part("record").addEventListener("click", record);
+  const about = await (await fetch("api/about")).json();
+  state.limits = about.limits;
+  part("about").textContent = about.title;
+  for (const input of document.querySelectorAll("input[name=by]")) {
+    input.disabled = !about.directions.includes(input.value);
+  }
+  choose(about.directions[0]);
+  part("limits").textContent =
+    `video or sound, up to ${megabytes(about.limits.bytes)} and ${Math.round(about.limits.seconds / 60)} minutes; ` +
+    "nothing is kept, nothing leaves this server";
+  examples(about.examples);
+}
+
+begin();
