@@ -1,0 +1,131 @@
+"""Which clips are trained on and held out, in which order, with which targets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avssl.data.manifest import Clip, Manifest
+from avssl.errors import UserError
+from avssl.finetune.clips import (
+    Order,
+    Targets,
+    balancing_weights,
+    folds_of,
+    steps_per_epoch,
+    with_fold,
+)
+from avssl.finetune.config import Finetune
+
+CONFIG = Finetune(name="x", run="x")
+
+
+def manifest(*rows: tuple[str, str, str]) -> Manifest:
+    clips = [
+        Clip(path=f"{number}.wav", label=label, split=split, extra={"fold": fold} if fold else {})
+        for number, (label, split, fold) in enumerate(rows)
+    ]
+    return Manifest(Path("clips"), clips)
+
+
+ROWS = manifest(
+    ("a", "train", "1"),
+    ("b", "test", "2"),
+    ("", "train", "3"),
+    ("b", "val", "10"),
+    ("a", "train", ""),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fold", "splits"),
+    [
+        ({}, None, ["train", "test", "", "", "train"]),
+        ({"held_out": "val"}, None, ["train", "", "", "test", "train"]),
+        ({"fold": 2}, "2", ["train", "test", "", "train", ""]),
+        ({"fold": 1}, "1", ["test", "train", "", "train", ""]),
+    ],
+)
+def test_held_out(changes: dict[str, object], fold: str | None, splits: list[str]) -> None:
+    config = replace(CONFIG, **changes)  # type: ignore[arg-type]
+    assert [clip.split for clip in with_fold(ROWS, config, fold).clips] == splits
+
+
+def test_folds() -> None:
+    assert folds_of(ROWS, CONFIG) == [None]
+    assert folds_of(ROWS, replace(CONFIG, fold=10)) == ["10"]
+    assert folds_of(ROWS, replace(CONFIG, fold="all")) == ["1", "2", "3", "10"]
+    with pytest.raises(
+        UserError, match=r"no row has 4 in the column 'fold': found are 1, 2, 3, 10"
+    ):
+        folds_of(ROWS, replace(CONFIG, fold=4))
+    with pytest.raises(UserError, match=r"no column 'part' \(its own columns are fold\)"):
+        folds_of(ROWS, replace(CONFIG, fold=1, fold_column="part"))
+
+
+def test_targets() -> None:
+    single = Targets(ROWS, several=False)
+    assert single.classes == ["a", "b"]
+    assert single.table.tolist() == [[1, 0], [0, 1], [0, 0], [0, 1], [1, 0]]
+    multi = manifest(("dog;cat", "train", ""), ("cat", "train", ""), ("cow; dog", "test", ""))
+    found = Targets(multi, several=True)
+    assert found.classes == ["cat", "cow", "dog"]
+    assert found.table.tolist() == [[1, 0, 1], [1, 0, 0], [0, 1, 1]]
+    with pytest.raises(
+        UserError, match=r"2 clips have several labels, .* 0\.wav: set labels=multi"
+    ):
+        Targets(multi, several=False)
+    with pytest.raises(UserError, match="0 different labels"):
+        Targets(manifest(("", "train", "")), several=False)
+    numbers = manifest(("10", "train", ""), ("9", "train", ""))
+    assert Targets(numbers, several=False).classes == ["9", "10"]
+
+
+def order(**changes: object) -> Order:
+    given = {"batch": 4, "per_epoch": None, "seed": 0, "weights": None, "steps": range(10)}
+    return Order(22, **{**given, **changes})  # type: ignore[arg-type]
+
+
+def test_an_epoch_has_each_clip_once() -> None:
+    batches = list(order())
+    assert [len(batch) for batch in batches] == [4] * 10
+    first = [index for batch in batches[:5] for _, index in batch]
+    assert len(set(first)) == 20
+    assert {epoch for batch in batches[:5] for epoch, _ in batch} == {0}
+    assert {epoch for batch in batches[5:] for epoch, _ in batch} == {1}
+    assert first != [index for batch in batches[5:] for _, index in batch]
+    assert batches != list(order(seed=1))
+
+
+def test_a_stopped_order_goes_on() -> None:
+    assert list(order())[7:] == list(order(steps=range(7, 10)))
+
+
+def test_short_epochs() -> None:
+    batches = list(order(per_epoch=8, steps=range(6)))
+    assert [batch[0][0] for batch in batches] == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(UserError, match="epoch_clips is 23, but there are 22"):
+        order(per_epoch=23)
+    with pytest.raises(UserError, match=r"an epoch has 3 clips, fewer than data\.batch = 4"):
+        order(per_epoch=3)
+    assert steps_per_epoch(22, 4, 200, balanced=True) == 50
+
+
+def test_balanced_draws_make_rare_classes_frequent() -> None:
+    table = torch.zeros(22, 2)
+    table[:20, 0] = 1
+    table[20:, 1] = 1  # a tenth of the other
+    weights = balancing_weights(table)
+    drawn = [index for batch in order(weights=weights, steps=range(1000)) for _, index in batch]
+    assert np.mean(np.array(drawn) >= 20) == pytest.approx(0.5, abs=0.03)
+    more = list(order(weights=weights, per_epoch=100, steps=range(30)))
+    assert more[24][0][0] == 0 and more[25][0][0] == 1
+
+
+def test_a_clip_with_rare_and_frequent_labels_counts_as_rare() -> None:
+    weights = balancing_weights(torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))
+    assert weights.tolist() == pytest.approx([1 / 3, 1 / 3, 4 / 3])

@@ -1,0 +1,238 @@
+"""A whole fine-tuning: results, folds, going on, and what a user gets wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import avssl.finetune
+from avssl.errors import ConfigError, UserError
+from avssl.finetune import job, loop
+from avssl.train.signals import StopRequest
+
+File = Callable[..., Path]
+
+
+def finetune(model: Path, source: Path, file: Path, *overrides: str) -> dict[str, Any]:
+    return avssl.finetune.run(model, source=str(source), config=file, overrides=overrides)
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    return tmp_path / "result"
+
+
+def losses(part: Path) -> list[float]:
+    rows = (part / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(row)["loss"] for row in rows]
+
+
+def test_low_and_high_tones_are_told_apart(
+    model: Path, tones: Path, file: File, result: Path
+) -> None:
+    found = finetune(model, tones, file(), "train.epochs=15", "train.save_every=5")
+    assert found["summary"]["top1"]["mean"] == 1.0
+    assert found == json.loads((result / "results.json").read_text())
+    (part,) = found["parts"]
+    assert (part["clips"], part["train_clips"], part["steps"]) == (8, 16, 60)
+    assert part["per_class"]["high"] == {"clips": 4, "figure": 1.0}
+    assert "| 0 | - | 16 | 8 | 100.0 | 100.0 |" in (result / "results.md").read_text()
+    kept = {path.name for path in (result / "seed0").iterdir()}
+    assert kept == {"classifier.safetensors", "results.json", "metrics.jsonl", "tensorboard"}
+    weights = load_file(result / "seed0" / "classifier.safetensors")
+    assert weights["head.linear.weight"].shape == (2, 16)
+    assert len(losses(result / "seed0")) == 60
+    assert str(tones) not in "".join(path.read_text() for path in result.glob("*.*"))
+
+
+def test_in_memory_and_read_each_time_agree(
+    model: Path, tones: Path, file: File, result: Path
+) -> None:
+    """The window is shorter than the clips, so only full-length windows make the two equal."""
+    whole = ["data.window=1.0", "data.inputs.audio.frames=96", "args.audio.frames=96"]
+    found = []
+    for number, memory in enumerate(("true", "false")):
+        path = file()
+        text = path.read_text().replace(str(result), f"{result}{number}")
+        path.write_text(text)
+        finetune(model, tones, path, *whole, f"in_memory={memory}")
+        found.append(losses(Path(f"{result}{number}") / "seed0"))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_every_fold_and_seed_once(
+    model: Path, tones: Path, file: File, result: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = finetune(model, tones, file(), "fold=2", "train.epochs=1")
+    assert [part["fold"] for part in first["parts"]] == ["2"]
+    time = (result / "seed0-fold2" / "results.json").stat().st_mtime_ns
+    both = finetune(model, tones, file(), "fold=all", "seeds=[0, 5]", "train.epochs=1")
+    assert [(part["seed"], part["fold"]) for part in both["parts"]] == [
+        (0, "1"), (0, "2"), (0, "3"), (5, "1"), (5, "2"), (5, "3")
+    ]  # fmt: skip
+    assert (result / "seed0-fold2" / "results.json").stat().st_mtime_ns == time
+    said = capsys.readouterr().out
+    assert "seed0-fold2: finished earlier" in said and "6 of 6 done, 0:00 left" in said
+    own = both["summary"]["top1"]
+    values = list(own["per_seed"].values())
+    assert values[0] == pytest.approx(np.mean([part["top1"] for part in both["parts"][:3]]))
+    assert own["deviation"] == pytest.approx(np.std(values, ddof=1))
+
+
+@pytest.mark.parametrize("average", ["null", "2"])
+def test_a_stopped_part_goes_on_as_if_nothing_was(
+    model: Path,
+    tones: Path,
+    file: File,
+    result: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    average: str,
+) -> None:
+    overrides = [
+        "train.epochs=3", f"train.average_from={average}", "train.drop_path=0.2",
+        "augment.mixup={}", "augment.time_mask=16", "mask.time=0.3",
+    ]  # fmt: skip
+    path = file()
+    whole = Path(f"{result}-whole")
+    once = finetune(model, tones, path, *overrides, f"run={whole}")
+    take, seen = loop._next, []
+
+    def stopping(batches: Iterator[dict[str, Any]], stop: StopRequest) -> dict[str, Any] | None:
+        seen.append(1)
+        if len(seen) == 8:
+            stop.asked = 2
+        return take(batches, stop)
+
+    monkeypatch.setattr(loop, "_next", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(model, tones, path, *overrides)
+    assert not (result / "seed0" / "results.json").exists()
+    assert not (result / "results.json").exists()
+    monkeypatch.setattr(loop, "_next", take)
+    again = finetune(model, tones, path, *overrides)
+    assert losses(result / "seed0") == losses(whole / "seed0")
+    assert again["summary"] == once["summary"]
+    a, b = (load_file(f / "seed0" / "classifier.safetensors") for f in (result, whole))
+    assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_averaged_weights(model: Path, tones: Path, file: File, result: Path) -> None:
+    """The mean of the ends of epochs 2 and 3, which runs of 2 and 3 epochs without decay show."""
+    constant = ["train.schedule={type: steps, start: 99}"]
+    ends = []
+    for epochs in (2, 3):
+        run = f"{result}{epochs}"
+        finetune(model, tones, file(), *constant, f"train.epochs={epochs}", f"run={run}")
+        ends.append(load_file(Path(run) / "seed0" / "classifier.safetensors"))
+    finetune(model, tones, file(), *constant, "train.epochs=3", "train.average_from=2")
+    mean = load_file(result / "seed0" / "classifier.safetensors")
+    for key, value in mean.items():
+        assert torch.allclose(value, (ends[0][key] + ends[1][key]) / 2, atol=1e-6), key
+
+
+def test_several_labels(model: Path, tones: Path, file: File, tmp_path: Path) -> None:
+    folder = tmp_path / "multi"
+    folder.mkdir()
+    lines = (tones / "manifest.csv").read_text().splitlines()
+    for name in tones.glob("*.wav"):
+        (folder / name.name).symlink_to(name)
+    several = [lines[0], *(line.replace(",low,", ",low;tone,") for line in lines[1:])]
+    (folder / "manifest.csv").write_text("\n".join(several) + "\n")
+    found = finetune(
+        model, folder, file("labels: multi"), "train.epochs=15", "train.balanced=true",
+        "train.epoch_clips=20", "train.label_smoothing=0.1",
+    )  # fmt: skip
+    assert found["about"]["classes"] == 3
+    assert found["summary"]["mAP"]["mean"] == pytest.approx(1.0)
+    assert set(found["summary"]) == {"mAP"}
+    with pytest.raises(UserError, match="set labels=multi"):
+        finetune(model, folder, file(), f"run={tmp_path / 'other'}")
+
+
+def test_another_configuration_is_refused(
+    model: Path, tones: Path, file: File, result: Path, tmp_path: Path
+) -> None:
+    finetune(model, tones, file(), "train.epochs=1")
+    with pytest.raises(UserError, match=r"train\.lr is 0\.01 there and 0\.5 here"):
+        finetune(model, tones, file(), "train.epochs=1", "train.lr=0.5")
+    with pytest.raises(UserError, match="from_scratch is False there and True here"):
+        finetune(model, tones, file(), "train.epochs=1", "from_scratch=true")
+    finetune(model, tones, file(), "train.epochs=1", "train.log_every=1", "data.workers=1")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"holds notes\.txt"):
+        finetune(model, tones, file(), f"run={tmp_path / 'taken'}")
+    stored = yaml.safe_load((result / "config.yaml").read_text())
+    assert stored["train"]["layer_decay"] == 1.0 and stored["run"] == "."
+
+
+def test_a_damaged_clip_is_left_out_and_named(
+    model: Path, tones: Path, file: File, tmp_path: Path
+) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for path in tones.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    finetune(model, folder, file(), "train.epochs=1", f"run={tmp_path / 'scan'}")
+    (folder / "00.wav").write_bytes(b"RIFF")  # held out, spoilt after the scan
+    for memory in ("true", "false"):
+        run = f"run={tmp_path / memory}"
+        found = finetune(
+            model, folder, file(), "train.epochs=1", run, f"in_memory={memory}",
+            "data.max_bad_share=1.0",
+        )  # fmt: skip
+        assert found["parts"][0]["clips"] == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("encoder=sound", "has no encoder 'sound': it has audio, video, audio_video"),
+        ("fold=7", "no row has 7"),
+        ("fold_column=part fold=1", "no column 'part'"),
+        ("data.batch=99", "fewer than data.batch = 99"),
+        ("data.inputs.audio.shift=true", r"data\.inputs\.audio\.shift changes it every time"),
+        ("train.lr=1e30", "is not finite at step"),
+    ],
+)
+def test_mistakes_are_sentences(
+    model: Path, tones: Path, file: File, override: str, message: str
+) -> None:
+    with pytest.raises((UserError, ConfigError), match=message):
+        finetune(model, tones, file(), *override.split())
+
+
+def test_rates() -> None:
+    from avssl.finetune.config import Cosine, Optimisation, Steps
+
+    def rates(settings: Optimisation) -> list[float]:
+        return [loop.rate_at(step, settings, peak=1.0, per_epoch=2, steps=12) for step in range(12)]
+
+    halves = Optimisation(schedule=Steps(type="steps", start=2, every=1, factor=0.5), warmup=0.5)
+    assert rates(halves) == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625]
+    slow = Optimisation(schedule=Steps(type="steps", start=2, every=2, factor=0.5))
+    assert rates(slow) == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
+    cosine = rates(Optimisation(schedule=Cosine(min_lr=0.1), warmup=2))
+    assert cosine[:4] == [0.25, 0.5, 0.75, 1.0] and cosine[-1] == pytest.approx(0.1)
+    assert cosine[4:] == sorted(cosine[4:], reverse=True)
+
+
+def test_smoothing() -> None:
+    target = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]])
+    found = loop.smooth(target, 0.1)
+    assert found[0].tolist() == pytest.approx([0.92, 0.02, 0.02, 0.02, 0.02])
+    assert torch.equal(loop.smooth(target, 0.0), target)
+
+
+def test_part_names() -> None:
+    assert job.Part(3, None).name == "seed3"
+    assert job.Part(3, "2").name == "seed3-fold2"
+    assert job.Part(3, "2").start != job.Part(3, "1").start
