@@ -4,6 +4,7 @@ Letters: B batch, N tokens, D width, P values of a patch.
 """
 
 import math
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -52,6 +53,38 @@ class LayerNorm(nn.Module):
     def __init__(self, *, width: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps)
+
+    def init_weights(self) -> None:
+        init_layers(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., D]. Returns the same shape."""
+        return self.norm(x)
+
+
+@register("final_norm")
+class FinalNorm(nn.Module):
+    """The LayerNorm behind the last block, or nothing where a model was fine-tuned without it.
+
+    Args:
+        width: D.
+        eps: of the LayerNorm.
+        kind: layer | none.
+
+    Example::
+
+        norm = FinalNorm(width=768)
+        norm.init_weights()
+        norm(torch.zeros(2, 197, 768)).shape  # [2, 197, 768]
+    """
+
+    outputs = ("out",)
+
+    def __init__(
+        self, *, width: int, eps: float = 1e-6, kind: Literal["layer", "none"] = "layer"
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=eps) if kind == "layer" else nn.Identity()
 
     def init_weights(self) -> None:
         init_layers(self)

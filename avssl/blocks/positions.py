@@ -1,8 +1,9 @@
-"""Fixed sine-cosine position codes over a grid of patches.
+"""Position codes over a grid of patches: fixed sines and cosines, and a learned table.
 
-2-D as in MAE (arXiv 2111.06377), separable 3-D as in MAE-ST (arXiv 2205.09113).
+2-D as in MAE (arXiv 2111.06377), separable 3-D as in MAE-ST (arXiv 2205.09113), 1-D as in
+the Transformer (arXiv 1706.03762) over the patches of a clip in VideoMAE (arXiv 2203.12602).
 
-Letters: B batch, N patches, K kept patches, D width.
+Letters: B batch, N patches, K kept patches, D width, P tokens in front.
 """
 
 import torch
@@ -48,6 +49,16 @@ def sincos_table_3d(grid: list[int], width: int) -> Tensor:
     return torch.cat(
         [time.repeat_interleave(len(place), dim=0), place.repeat(frames, 1)], dim=1
     )  # [N, D]
+
+
+def sinusoid_table(rows: int, width: int) -> Tensor:
+    """Codes of numbered places as in the Transformer: sines in even channels, cosines in odd ones.
+
+    Returns:
+        float64 [rows, width].
+    """
+    codes = sincos_1d(torch.arange(rows), width)  # [N, D], sines first
+    return codes.unflatten(1, (2, -1)).transpose(1, 2).flatten(1)  # [N, D], in turns
 
 
 class _FixedPositions(nn.Module):
@@ -133,3 +144,82 @@ class SinCos3d(_FixedPositions):
 
     def init_weights(self) -> None:
         self.fill(sincos_table_3d(self.grid, self.width))
+
+
+@register("sinusoid_3d")
+class Sinusoid3d(_FixedPositions):
+    """Adds the Transformer's fixed codes to the tubelets of a clip, numbered through in order.
+
+    Args:
+        width: D, a multiple of 2.
+        size: lengths of the input, for example [16, 224, 224] frames x height x width.
+        patch: lengths of a tubelet, for example [2, 16, 16].
+        cls: the tokens begin with a CLS token, whose row is zero.
+
+    Example::
+
+        positions = Sinusoid3d(width=768, size=[16, 224, 224], patch=[2, 16, 16])
+        positions.init_weights()
+        tokens = positions(torch.zeros(2, 1568, 768))
+    """
+
+    def __init__(self, *, width: int, size: list[int], patch: list[int], cls: bool = False) -> None:
+        if width % 2 or len(size) != 3:
+            raise ValueError(f"sinusoid_3d needs an even width and 3 sizes: {width}, {size}")
+        super().__init__(width=width, size=size, patch=patch, cls=cls)
+
+    def init_weights(self) -> None:
+        self.fill(sinusoid_table(torch.Size(self.grid).numel(), self.width))
+
+
+@register("learned_positions")
+class LearnedPositions(nn.Module):
+    """Adds a learned table (ViT, arXiv 2010.11929), which has rows for the tokens in front, too.
+
+    Args:
+        width: D.
+        size: lengths of the input.
+        patch: lengths of a patch.
+        stride: from one patch to the next where patches overlap; None: side by side.
+        prefix: tokens in front of the patches, P.
+
+    Example::
+
+        positions = LearnedPositions(width=768, size=[224, 224], patch=[16, 16], prefix=1)
+        positions.init_weights()
+        positions(torch.zeros(2, 197, 768)).shape  # [2, 197, 768]
+    """
+
+    outputs = ("tokens",)
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        size: list[int],
+        patch: list[int],
+        stride: list[int] | None = None,
+        prefix: int = 0,
+    ) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.grid = patch_grid(size, patch, stride)
+        rows = torch.Size(self.grid).numel() + prefix
+        self.table = nn.Parameter(torch.empty(1, rows, width))
+
+    def init_weights(self) -> None:
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """x: [B, P + N, D], or [B, P + K, D], the patches `keep` [B, K]. Returns the same shape."""
+        if keep is not None:
+            table = self.table[0].index_select(0, keep.flatten() + self.prefix)
+            table = table.view(*keep.shape, -1)  # [B, K, D]
+            front = self.table[:, : self.prefix].expand(len(table), -1, -1)  # [B, P, D]
+            return x + torch.cat([front, table], dim=1)  # [B, P + K, D]
+        if x.shape[1] != self.table.shape[1]:
+            raise ValueError(
+                f"{x.shape[1]} tokens came, but the positions are those of {self.table.shape[1]} "
+                f"(a grid of {self.grid} and {self.prefix} tokens in front)"
+            )
+        return x + self.table  # [B, P + N, D]

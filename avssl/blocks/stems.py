@@ -1,6 +1,7 @@
 """Stems: from pictures, spectrograms and clips to tokens.
 
-Letters: B batch, C channels, T frames, H W height width, N patches, K kept patches, D width.
+Letters: B batch, C channels, T frames, F mel bins, H W height width, N patches, K kept patches,
+D width.
 """
 
 import math
@@ -15,13 +16,13 @@ from avssl.registry import register
 
 
 def embed_patches(x: Tensor, proj: nn.Conv2d | nn.Conv3d, keep: Tensor | None) -> Tensor:
-    """What a convolution with stride = kernel gives, at the kept patches alone.
+    """What a convolution gives, at the kept patches alone.
 
     The convolution holds the weights in the layout of every ViT, but is done as one product, so
     that hidden patches cost nothing.
 
     Args:
-        x: [B, C, *size], whole patches, else ValueError.
+        x: [B, C, *size]; with stride = kernel whole patches, else ValueError.
         proj: the convolution.
         keep: patches to embed, int64 [B, K]; all when None.
 
@@ -29,6 +30,8 @@ def embed_patches(x: Tensor, proj: nn.Conv2d | nn.Conv3d, keep: Tensor | None) -
         [B, K, D], or [B, N, D].
     """
     patch = proj.kernel_size
+    if proj.stride != patch:
+        return _embed_overlapping(x, proj, keep)
     grid = patch_grid(x.shape[2:], patch)
     pairs = [length for pair in zip(grid, patch, strict=True) for length in pair]
     axes = len(patch)
@@ -43,6 +46,19 @@ def embed_patches(x: Tensor, proj: nn.Conv2d | nn.Conv3d, keep: Tensor | None) -
     return F.linear(x, proj.weight.flatten(1), proj.bias)
 
 
+def _embed_overlapping(x: Tensor, proj: nn.Conv2d | nn.Conv3d, keep: Tensor | None) -> Tensor:
+    """The same where patches share pixels: [B, K, D], or [B, N, D]."""
+    if keep is None:
+        return proj(x).flatten(2).transpose(1, 2)  # [B, N, D]
+    grid = patch_grid(x.shape[2:], proj.kernel_size, proj.stride)
+    for axis, (length, step) in enumerate(zip(proj.kernel_size, proj.stride, strict=True)):
+        x = x.unfold(2 + axis, length, step)  # [B, C, g0, g1, ..., p0, p1, ...], a view
+    x = x.movedim(1, 1 + len(grid))  # [B, g0, g1, ..., C, p0, p1, ...]
+    rows = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
+    x = x[(rows, *torch.unravel_index(keep, grid))].flatten(2)  # [B, K, C * patch]
+    return F.linear(x, proj.weight.flatten(1), proj.bias)
+
+
 @register("patch_embed_2d")
 class PatchEmbed2d(nn.Module):
     """One linear projection per patch of an image or a spectrogram (ViT, arXiv 2010.11929, 3.1).
@@ -51,6 +67,8 @@ class PatchEmbed2d(nn.Module):
         channels: channels of the input.
         width: D.
         patch: rows and columns of a patch, for example [16, 16].
+        stride: from one patch to the next, for example [10, 10] where they overlap (AST, arXiv
+            2104.01778, 2.1); None: side by side.
 
     Example::
 
@@ -61,19 +79,40 @@ class PatchEmbed2d(nn.Module):
 
     outputs = ("tokens",)
 
-    def __init__(self, *, channels: int, width: int, patch: list[int]) -> None:
+    def __init__(
+        self, *, channels: int, width: int, patch: list[int], stride: list[int] | None = None
+    ) -> None:
         super().__init__()
-        if len(patch) != 2:
-            raise ValueError(f"patch_embed_2d needs a patch of 2 lengths, not {patch}")
-        rows, columns = patch
-        self.proj = nn.Conv2d(channels, width, (rows, columns), (rows, columns))
+        step = patch if stride is None else stride
+        if len(patch) != 2 or len(step) != 2:
+            raise ValueError(
+                f"patch_embed_2d needs a patch and a stride of 2 lengths, not {patch} and {stride}"
+            )
+        self.proj = nn.Conv2d(channels, width, (patch[0], patch[1]), (step[0], step[1]))
 
     def init_weights(self) -> None:
         init_layers(self)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x: [B, C, H, W], whole patches; keep: [B, K]. Returns [B, K, D], [B, N, D] without."""
+        """x: [B, C, H, W], whole patches unless there is a stride; keep: [B, K]. Returns [B, K, D],
+        [B, N, D] without."""
         return embed_patches(x, self.proj, keep)
+
+
+@register("swap_axes")
+class SwapAxes(nn.Module):
+    """Turns a spectrogram of frames x bins into bins x frames, as AST and CAV-MAE read it.
+
+    Example::
+
+        SwapAxes()(torch.zeros(2, 1, 1024, 128)).shape  # [2, 1, 128, 1024]
+    """
+
+    outputs = ("out",)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, C, T, F]. Returns [B, C, F, T]."""
+        return x.transpose(2, 3)
 
 
 @register("patch_embed_3d")

@@ -17,7 +17,11 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
 
 @register("cls_token")
 class ClsToken(nn.Module):
-    """Puts a learned token in front. Its position code is zero, so it comes after the positions.
+    """Puts learned tokens in front; after the positions, where their own position code is zero.
+
+    Args:
+        width: D.
+        count: tokens, P; a CLS and a distillation token are 2.
 
     Example::
 
@@ -28,17 +32,17 @@ class ClsToken(nn.Module):
 
     outputs = ("tokens",)
 
-    def __init__(self, *, width: int) -> None:
+    def __init__(self, *, width: int, count: int = 1) -> None:
         super().__init__()
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.cls_token = nn.Parameter(torch.empty(1, count, width))
 
     def init_weights(self) -> None:
         init_token(self.cls_token)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [B, K, D]. Returns [B, 1 + K, D]."""
-        cls = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)  # [B, 1, D]
-        return torch.cat([cls, x], dim=1)  # [B, 1 + K, D]
+        """x: [B, K, D]. Returns [B, P + K, D]."""
+        cls = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)  # [B, P, D]
+        return torch.cat([cls, x], dim=1)  # [B, P + K, D]
 
 
 @register("restore_tokens")
@@ -92,6 +96,9 @@ class DropCls(nn.Module):
 class MeanPool(nn.Module):
     """The mean over tokens, without the leading CLS token.
 
+    Args:
+        prefix: tokens in front that are left out, P.
+
     Example::
 
         MeanPool()(torch.zeros(2, 513, 768)).shape  # [2, 768]
@@ -99,9 +106,38 @@ class MeanPool(nn.Module):
 
     outputs = ("pooled",)
 
+    def __init__(self, *, prefix: int = 1) -> None:
+        super().__init__()
+        self.prefix = prefix
+
     def forward(self, x: Tensor) -> Tensor:
-        """x: [B, 1 + N, D]. Returns [B, D]."""
-        return x[:, 1:].mean(dim=1)
+        """x: [B, P + N, D]. Returns [B, D]."""
+        return x[:, self.prefix :].mean(dim=1)
+
+
+@register("add_vector")
+class AddVector(nn.Module):
+    """Adds a learned vector to all tokens, which tells their modality (CAV-MAE, arXiv 2210.07839).
+
+    Example::
+
+        add = AddVector(width=768)
+        add.init_weights()
+        add(torch.zeros(2, 512, 768)).shape  # [2, 512, 768]
+    """
+
+    outputs = ("tokens",)
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.empty(1, 1, width))
+
+    def init_weights(self) -> None:
+        init_token(self.vector)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, N, D]. Returns the same shape."""
+        return x + self.vector
 
 
 @register("concat_tokens")

@@ -9,16 +9,29 @@ from collections.abc import Sequence
 from torch import Tensor
 
 
-def patch_grid(size: Sequence[int], patch: Sequence[int]) -> list[int]:
+def patch_grid(
+    size: Sequence[int], patch: Sequence[int], stride: Sequence[int] | None = None
+) -> list[int]:
     """Patches along each axis.
 
     Args:
         size: lengths of the axes, for example frames x bins, or frames x height x width.
         patch: lengths of a patch along the same axes.
+        stride: from one patch to the next where they overlap; what is left behind the last patch
+            is not used then. None: patches stand side by side and fill the axis.
 
     Raises:
         ValueError: the number of axes differs, or an axis is not a whole number of patches.
     """
+    if stride is not None:
+        if not len(size) == len(patch) == len(stride) or min(*stride, *patch) < 1:
+            raise ValueError(
+                f"size {list(size)}, patch {list(patch)} and stride {list(stride)} need the same "
+                "number of axes and lengths of 1 or more"
+            )
+        if any(s < p for s, p in zip(size, patch, strict=True)):
+            raise ValueError(f"size {list(size)} is smaller than a patch of {list(patch)}")
+        return [(s - p) // step + 1 for s, p, step in zip(size, patch, stride, strict=True)]
     if len(size) != len(patch):
         raise ValueError(
             f"size {list(size)} has {len(size)} axes but patch {list(patch)} {len(patch)}"

@@ -17,13 +17,19 @@ MASK = torch.tensor([[0.0, 1, 1, 0, 1, 1], [1, 1, 0, 0, 1, 1]])  # [B, N]
 
 # block: constructor arguments, forward ports
 CASES: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
+    "add_vector": ({"width": 16}, {"x": TOKENS}),
     "average": ({}, {"a": torch.tensor(1.0), "b": torch.tensor(2.0)}),
     "cls_token": ({"width": 16}, {"x": TOKENS}),
     "concat_tokens": ({}, {"a": TOKENS, "b": TOKENS[:, :2]}),
     "contrast_health": ({}, {"a": VECTORS, "b": VECTORS.flip(1)}),
     "drop_cls": ({}, {"x": TOKENS}),
+    "final_norm": ({"width": 16}, {"x": TOKENS}),
     "info_nce": ({"temperature": 0.1, "two_way": True}, {"a": VECTORS, "b": VECTORS.flip(1)}),
     "layer_norm": ({"width": 16}, {"x": TOKENS}),
+    "learned_positions": (
+        {"width": 16, "size": [10, 8], "patch": [4, 4], "stride": [5, 4], "prefix": 2},
+        {"x": TOKENS},
+    ),
     "linear": ({"width": 16, "out": 4}, {"x": TOKENS}),
     "masked_mse": ({}, {"prediction": TOKENS, "target": TOKENS.flip(0), "mask": MASK}),
     "mean_pool": ({}, {"x": TOKENS}),
@@ -36,7 +42,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
     "restore_tokens": ({"width": 16}, {"x": TOKENS, "restore": RESTORE}),
     "sincos_2d": ({"width": 16, "size": [8, 12], "patch": [4, 4]}, {"x": TOKENS}),
     "sincos_3d": ({"width": 16, "size": [4, 12, 4], "patch": [2, 4, 4]}, {"x": TOKENS}),
+    "sinusoid_3d": ({"width": 16, "size": [4, 12, 4], "patch": [2, 4, 4]}, {"x": TOKENS}),
     "split_tokens": ({}, {"x": TOKENS, "like": TOKENS[:, :2]}),
+    "swap_axes": ({}, {"x": AUDIO}),
     "target_norm": ({"kind": "layer"}, {"x": TOKENS}),
     "transformer": ({"width": 16, "depth": 2, "heads": 2, "drop_path": 0.1}, {"x": TOKENS}),
 }

@@ -1,0 +1,86 @@
+"""ViTs over one picture: MAE, MoCo v3 and timm's, which share timm's names.
+
+Letters: D width, N patches, P tokens in front.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from avssl.weights.conversion import Conversion
+
+FRONT = ("cls_token", "dist_token", "reg_token")  # in the order in which timm puts them
+MOCOV3_HEADS = {384: 12, 768: 12}  # ViT-S has 12 heads of 32, not DeiT's 6 of 64
+
+
+def picture(conversion: Conversion, heads: Mapping[int, int] | None = None) -> None:
+    """Fill the module `image` of graphs/encoders/image.yaml."""
+    c = conversion
+    width, _, patch, _ = c.shape("patch_embed.proj.weight", 4)
+    c.transformer(width, "blocks.0.mlp.fc1.weight", heads=heads)
+    front = [name for name in FRONT if name in c]
+    prefix = sum(c.shape(name, 3)[1] for name in front)
+    rows = c.shape("pos_embed", 3)[1]
+    place_front(c, "image", front, prefix, rows)
+    patches = rows - prefix if _square(rows - prefix) else rows
+    image = c.given("image", c.side(patches, "pos_embed") * patch)
+    depth = c.depth("blocks")
+    fine_tuned = "fc_norm.weight" in c and "norm.weight" not in c
+    c.args |= {
+        "depth": depth,
+        "image": image,
+        "patch": patch,
+        "prefix": prefix,
+        "norm": "none" if fine_tuned else "layer",
+    }
+    c.data["video"] = {"size": image, **_statistics(c)}
+    c.put("image", "stem.proj.weight", "patch_embed.proj.weight", make=one_frame)
+    c.put("image", "stem.proj.bias", "patch_embed.proj.bias")
+    c.blocks("image", "encoder", "blocks", depth)
+    if not fine_tuned:
+        c.layer("image", "norm.norm", "norm")
+
+
+def mocov3(conversion: Conversion) -> None:
+    """As `picture`, with MoCo v3's heads."""
+    picture(conversion, MOCOV3_HEADS)
+
+
+def place_front(c: Conversion, module: str, front: list[str], prefix: int, rows: int) -> None:
+    """Tokens in front, and the table of positions with rows for them.
+
+    Where the file has rows for the patches alone (timm's no_embed_class), theirs are zero.
+    """
+    if not front and prefix == 0:
+        c.put(module, "cls.cls_token", "pos_embed", make=lambda table: table[:, :0])
+    elif len(front) == 1:
+        c.put(module, "cls.cls_token", front[0])
+    else:
+        c.put(module, "cls.cls_token", *front, make=lambda *tokens: torch.cat(tokens, dim=1))
+    if prefix and not _square(rows - prefix) and _square(rows):
+
+        def with_front(table: Tensor) -> Tensor:
+            return torch.cat([table.new_zeros(1, prefix, table.shape[2]), table], dim=1)
+
+        c.put(module, "positions.table", "pos_embed", make=with_front)
+    else:
+        c.put(module, "positions.table", "pos_embed")
+
+
+def one_frame(kernel: Tensor) -> Tensor:
+    """A picture's kernel [D, 3, p, p] as that of a clip of one frame, [D, 3, 1, p, p]."""
+    return kernel.unsqueeze(2)
+
+
+def _square(count: int) -> bool:
+    return count > 0 and math.isqrt(count) ** 2 == count
+
+
+def _statistics(c: Conversion) -> dict[str, list[float]]:
+    """Mean and deviation of pictures, where timm's config.json lies beside the file."""
+    known = c.config.get("pretrained_cfg", {})
+    return {name: list(known[name]) for name in ("mean", "std") if name in known}
