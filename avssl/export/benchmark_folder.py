@@ -1,0 +1,130 @@
+"""An encoder as an upstream model of AV-SUPERB and S3PRL: expert.py, hubconf.py and the encoder.
+
+The code in the folder is a few lines that import avssl; the classes are `avssl.export.upstream`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import torch
+
+from avssl.data.config import FbankConfig
+from avssl.errors import UserError
+from avssl.export import encoder_folder
+from avssl.export.source import Source, difference
+from avssl.export.upstream import AvSuperbUpstream, patch_length
+
+TOLERANCE = 1e-5
+ENCODER = "encoder"
+
+EXPERT = '''\
+"""{title} as an upstream model of AV-SUPERB; needs `pip install avssl`."""
+
+from pathlib import Path
+
+from avssl.export.upstream import AvSuperbUpstream
+
+
+class UpstreamExpert(AvSuperbUpstream):
+    """ckpt: a folder written by avssl's export; the one beside this file without."""
+
+    def __init__(self, ckpt=None, model_config=None, **kwargs):
+        super().__init__(ckpt or Path(__file__).parent / "{encoder}", model_config, **kwargs)
+'''
+SPEECH = '''\
+"""{title} as an upstream model of S3PRL, for sound alone; needs `pip install avssl`."""
+
+from pathlib import Path
+
+from avssl.export.upstream import SpeechUpstream
+
+
+class UpstreamExpert(SpeechUpstream):
+    """ckpt: a folder written by avssl's export; the one beside this file without."""
+
+    def __init__(self, ckpt=None, model_config=None, **kwargs):
+        super().__init__(ckpt or Path(__file__).parent / "{encoder}", model_config, **kwargs)
+'''
+HUB = '''\
+"""Entry points of torch.hub, AV-SUPERB and S3PRL for {title}."""
+
+from pathlib import Path
+
+from avssl.export.upstream import {classes}
+
+dependencies = ["torch", "avssl"]
+_FOLDER = Path(__file__).parent / "{encoder}"
+
+
+def {name}(ckpt=None, model_config=None, refresh=False, **kwargs):
+    """For AV-SUPERB: sound and pictures. ckpt: another folder written by avssl's export."""
+    return AvSuperbUpstream(ckpt or _FOLDER, model_config, **kwargs)
+'''
+HUB_SPEECH = '''
+
+def {name}_speech(ckpt=None, model_config=None, refresh=False, **kwargs):
+    """For S3PRL: 16 kHz waveforms. ckpt: another folder written by avssl's export."""
+    return SpeechUpstream(ckpt or _FOLDER, model_config, **kwargs)
+'''
+
+
+def write(source: Source, folder: Path) -> None:
+    """Write the folder; the S3PRL half is there where an encoder reads sound alone.
+
+    Raises UserError when a tower does not cut its input into patches ordered by time.
+    """
+    speech = False
+    for tower, read in source.towers.items():
+        recipe = source.encoder.inputs[read]
+        speech |= isinstance(recipe, FbankConfig) and recipe.sample_rate == 16000
+        patch_length(source.encoders[tower])
+    (folder / ENCODER).mkdir()
+    encoder_folder.write(source, folder / ENCODER)
+    name = entry_name(source)
+    values = {
+        "title": f"The encoder '{source.module}' of {source.encoders.name}",
+        "encoder": ENCODER,
+        "name": name,
+        "classes": "AvSuperbUpstream" + (", SpeechUpstream" if speech else ""),
+    }
+    texts = {"expert.py": EXPERT, "hubconf.py": HUB + (HUB_SPEECH if speech else "")}
+    if speech:
+        texts["speech_expert.py"] = SPEECH
+    for file, text in texts.items():
+        (folder / file).write_text(text.format(**values), encoding="utf-8")
+
+
+def entry_name(source: Source) -> str:
+    """The name of the entry point in hubconf.py, such as mavil_audio_video."""
+    name = re.sub(r"\W+", "_", f"{source.encoders.name}_{source.module}").strip("_").lower()
+    return f"avssl_{name}" if not name or name[0].isdigit() else name
+
+
+def check(source: Source, folder: Path) -> float:
+    """Largest difference between the encoder's features of a clip and the upstream's, both long
+    enough for several windows."""
+    upstream = AvSuperbUpstream(folder / ENCODER)
+    data = source.encoder.data
+    random = torch.Generator().manual_seed(0)
+    rate, fps = 16000, 8.0
+    count = math.ceil(2.5 * data.window * fps)
+    wave = torch.randn(int(count / fps * rate), generator=random) / 10
+    pictures = torch.randint(256, (count, 3, 80, 96), generator=random, dtype=torch.uint8)
+    pair = (upstream.preprocess_audio(wave, rate), upstream.preprocess_video(pictures, fps))
+    given = {
+        name: wave if isinstance(recipe, FbankConfig) else pictures.permute(0, 2, 3, 1)
+        for name, recipe in source.encoder.inputs.items()
+    }
+    key = "fusion_feats"
+    if len(given) == 1:
+        key = "audio_feats" if upstream.audio is not None else "video_feats"
+    with torch.no_grad():
+        found = torch.cat(upstream([pair])[key])[:, 0]  # [L, D]
+        layers = list(range(source.encoder.depth + 1))
+        wanted = source.encoder(given, sample_rate=rate, fps=fps, layer=layers)[:, 0]  # [L, D]
+    if not found.isfinite().all():
+        raise UserError(f"{source.module} gives features that are not finite: train again")
+    return difference(found, wanted)
