@@ -41,4 +41,5 @@ def test_unknown_benchmark_ends_with_code_2_and_the_choices() -> None:
         check=False,
     )
     assert ran.returncode == 2
-    assert ran.stderr == "error: no benchmark 'grph': choose one of graph, attention, data\n"
+    choices = "graph, attention, data, retrieval"
+    assert ran.stderr == f"error: no benchmark 'grph': choose one of {choices}\n"
