@@ -103,6 +103,7 @@ def index_clips(
         failures = _encode(clips, data, todo, models, writer)
         if writer.added or parts.paths:
             header = _commit(folder, header, parts)
+        store.remove_others(folder, header)
         if not header.number:
             (folder / "index.json").unlink()
             path, reason = next(iter(failures.items()))
@@ -317,7 +318,6 @@ def _commit(folder: Path, header: store.Header, parts: store.Parts) -> store.Hea
         header, modalities=modalities, files={path.name: store.describe(path) for path in files}
     )
     store.write_header(folder, header)
-    store.remove_others(folder, header)
     return header
 
 

@@ -207,10 +207,10 @@ def _measured(nearest: Nearest, foreign: np.ndarray | None) -> dict[str, Any]:
     """The least probes and candidates that find what comparing all finds, and the recall."""
     number = len(nearest.vectors)
     draw = np.random.default_rng(0)
-    own = draw.choice(number, _PROBE_QUERIES, replace=False)
+    own = draw.choice(number, min(number, _PROBE_QUERIES), replace=False)
     queries = np.asarray(nearest.vectors[np.sort(own)], dtype=np.float64)  # [Q, D]
     if foreign is not None:
-        others = draw.choice(len(foreign), _PROBE_QUERIES // 2, replace=False)
+        others = draw.choice(len(foreign), len(queries[::2]), replace=False)
         queries[::2] = foreign[np.sort(others)]
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     wanted = exact_rows(nearest.vectors, queries, top=_TOP + 1)[:, 1:]  # the first may be itself

@@ -74,7 +74,7 @@ class Search:
             )
             for name, modality in self.header.modalities.items()
         }
-        self._run = Path(run) if run is not None else folder / self.header.run
+        self._run = Path(run) if run is not None else (folder.resolve() / self.header.run).resolve()
         self._encoders: Encoders | None = None
         self._lock = threading.Lock()  # of the encoders while they are loaded
         self._roots: dict[str, Path] = {}
@@ -235,4 +235,4 @@ def source_root(folder: Path, source: str) -> Path:
         from avssl.data.corpora import ensure_corpus
 
         return ensure_corpus(source.removeprefix("corpus:")).parent
-    return folder / source
+    return (folder.resolve() / source).resolve()
