@@ -1,0 +1,54 @@
+"""A small trained model with the clips it was trained on, and an index of its test split."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from avssl.retrieval.build import index_clips
+from avssl.train.run import train
+from tests.train import tiny
+
+CORPUS = "scenes-48"  # 32 train, 8 val, 8 test
+
+
+@pytest.fixture(scope="package")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run folder; the clips lie in a cache of these tests' own."""
+    base = tmp_path_factory.mktemp("retrieval")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AVSSL_CACHE", str(base / "cache"))
+        torch.set_num_threads(1)
+        towers = "pictures: false, towers: {{audio: audio.pooled, video: video.pooled}}"
+        text = tiny.MAVIL.replace("never read", f"corpus:{CORPUS}")
+        text = text.replace("pictures: false", towers)
+        few = ["stages.stage1.steps=3", "stages.stage2.steps=3", "train.device=cpu"]
+        assert train(tiny.write(base, text), few) == 0
+        yield base / "run"
+
+
+@pytest.fixture(scope="package")
+def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the same make with other weights."""
+    base = tmp_path_factory.mktemp("other")
+    text = tiny.MAVIL.replace("never read", f"corpus:{CORPUS}")
+    few = ["stages.stage1.steps=1", "stages.stage2.steps=1", "seed=1", "probe.final=false"]
+    assert train(tiny.write(base, text), few) == 0
+    return base / "run"
+
+
+@pytest.fixture(scope="package")
+def clips(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus' folder of test clips, 8 of them; read only."""
+    from avssl.data.corpora import ensure_corpus
+
+    return ensure_corpus(CORPUS).parent / "clips" / "test"
+
+
+@pytest.fixture(scope="package")
+def scenes(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the test split; read only."""
+    folder = tmp_path_factory.mktemp("index") / "scenes"
+    index_clips(f"corpus:{CORPUS}", run=model, folder=folder, split="test", memory=10**9, workers=0)
+    return folder

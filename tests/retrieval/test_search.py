@@ -1,0 +1,107 @@
+"""Questions that cannot be answered are refused in a sentence; so are folders that were harmed."""
+
+import shutil
+import wave
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avssl.errors import UserError
+from avssl.retrieval.search import Search
+
+
+@pytest.fixture
+def copy(scenes: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(scenes, tmp_path / "copy"))
+
+
+def test_matches_come_best_first_with_what_the_manifest_says(scenes: Path) -> None:
+    search = Search.open(scenes)
+    found = search.query(search.vector(2, "audio"), to="audio", top=99)
+    assert len(found) == 8 and len({match.id for match in found}) == 8
+    assert [match.score for match in found] == sorted((m.score for m in found), reverse=True)
+    assert (found[0].id, found[0].path) == (2, "clips/test/00002.mp4")
+    assert found[0].label == search.clip(2).label != "" and found[0].start is None
+
+
+def test_a_query_needs_a_direction_and_the_right_width(scenes: Path) -> None:
+    search = Search.open(scenes)
+    with pytest.raises(UserError, match=r"the shape \[7\], .* the width 16"):
+        search.query(np.ones(7))
+    for bad in (np.zeros(16), np.full(16, np.nan)):
+        with pytest.raises(UserError, match="zero or not finite"):
+            search.query(bad)
+    with pytest.raises(UserError, match="at least one"):
+        search.query(np.ones(16), top=0)
+    with pytest.raises(UserError, match="no clip 8: ids are 0 to 7"):
+        search.file(8)
+
+
+def test_files_that_cannot_be_a_query(scenes: Path, clips: Path, tmp_path: Path) -> None:
+    search = Search.open(scenes)
+    (tmp_path / "none.wav").touch()
+    (tmp_path / "words.txt").write_text("dog")
+    with wave.open(str(tmp_path / "silent.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", "not compressed"))
+    for name in ("none.wav", "words.txt", "silent.wav", "absent.mp4"):
+        with pytest.raises(UserError, match=name):
+            search.embed(tmp_path / name, "audio")
+    with pytest.raises(UserError, match="has no picture"):
+        search.embed(clips / "00001.wav", "video")
+
+
+def test_two_users_at_once_get_what_one_gets(scenes: Path, clips: Path) -> None:
+    names = [f"0000{number}.mp4" for number in range(4)]
+    one = Search.open(scenes)
+    alone = [one.query(one.embed(clips / name, "audio")) for name in names]
+    search = Search.open(scenes)
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda n: search.query(search.embed(clips / n, "audio")), names))
+    assert [[m.id for m in found] for found in together] == [[m.id for m in f] for f in alone]
+
+
+def test_another_model_cannot_embed(copy: Path, other: Path, clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was built by another model"):
+        Search.open(copy, run=other).embed(clips / "00001.mp4", "audio")
+    with pytest.raises(UserError, match=r"not at .*gone any more: say where with --run"):
+        Search.open(copy, run=tmp_path / "gone").embed(clips / "00001.mp4", "audio")
+
+
+def test_memory_is_estimated_before_anything_is_read(copy: Path) -> None:
+    for path in copy.glob("*.npy"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"needs 1\.\d KB of memory, allowed are 1\.0 KB: raise"):
+        Search.open(copy, memory="1KB")
+
+
+@pytest.mark.parametrize("name", ["audio.1.npy", "clips.1.jsonl"])
+@pytest.mark.parametrize("harm", ["gone", "cut", "changed"])
+def test_damaged_files_are_named(copy: Path, name: str, harm: str) -> None:
+    path = copy / name
+    whole = bytearray(path.read_bytes())
+    if harm == "gone":
+        path.unlink()
+    else:
+        whole[len(whole) // 2] ^= 1
+        path.write_bytes(whole if harm == "changed" else whole[:-9])
+    with pytest.raises(UserError, match=rf"{name} is .* damaged, build it anew"):
+        Search.open(copy)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "modalities": {"audio": 3}}', "\\xff"],
+)
+def test_a_damaged_header_is_a_sentence(copy: Path, text: str) -> None:
+    (copy / "index.json").write_text(text)
+    with pytest.raises(UserError, match=r"index\.json is damaged .* build the index anew"):
+        Search.open(copy)
+
+
+def test_another_format_is_a_sentence(copy: Path) -> None:
+    path = copy / "index.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 9'))
+    with pytest.raises(UserError, match="has the format 9, this version reads 1"):
+        Search.open(copy)
