@@ -21,13 +21,6 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 
 from avssl.errors import UserError
 from avssl.ops.random import rank_and_world
@@ -38,8 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-_GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_SCATTER = StateDictOptions(full_state_dict=True, strict=True)
 
 
 @dataclass(frozen=True)
@@ -79,8 +70,12 @@ def save(
         UserError: it could not be written (full disk, no permission); earlier checkpoints are
         untouched.
     """
-    model: dict[str, Any] = get_model_state_dict(graph, options=_GATHER)
-    gathered: dict[str, Any] = get_optimizer_state_dict(graph, optimizer, options=_GATHER)
+    # here, because this import takes a second, and whoever reads weights does without
+    from torch.distributed.checkpoint import state_dict
+
+    gather = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model: dict[str, Any] = state_dict.get_model_state_dict(graph, options=gather)
+    gathered: dict[str, Any] = state_dict.get_optimizer_state_dict(graph, optimizer, options=gather)
     state = gathered.get("state", {})  # rank 0 alone gets it
     failure: list[str | None] = [None]
     if rank_and_world()[0] == 0:
@@ -203,8 +198,11 @@ def load(path: Path, graph: nn.Module, optimizer: torch.optim.Optimizer) -> None
             f"one of them only, such as {odd[0]}."
         )
     saved: dict[str, Any] = {"state": state, "param_groups": groups}
-    set_optimizer_state_dict(graph, optimizer, saved, options=_SCATTER)
-    set_model_state_dict(graph, model, options=_SCATTER)
+    from torch.distributed.checkpoint import state_dict
+
+    scatter = state_dict.StateDictOptions(full_state_dict=True, strict=True)
+    state_dict.set_optimizer_state_dict(graph, optimizer, saved, options=scatter)
+    state_dict.set_model_state_dict(graph, model, options=scatter)
 
 
 def must_match(found: dict[str, Tensor], wanted: dict[str, torch.Size], where: str) -> None:
