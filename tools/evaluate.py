@@ -1,4 +1,4 @@
-"""Measure a trained model on labelled clips, with its encoders frozen.
+"""Measure a trained model on labelled clips: retrieval, neighbours, linear probe, fine-tuning.
 
     python tools/evaluate.py runs/mavil --task linear --data corpus:scenes --out results/mavil
     python tools/evaluate.py runs/mavil --task retrieval --data corpus:scenes
@@ -6,6 +6,8 @@
         --labels ESC-50/meta/esc50.csv --folds --span all --untrained
     python tools/evaluate.py checkpoint.pth --task knn --multi-label --data audioset_clips \\
         --labels balanced_train_segments.csv eval_segments.csv --format audioset
+    python tools/evaluate.py runs/mavil --task finetune --data esc10 \\
+        --config configs/finetune/laptop.yaml train.epochs=20
 
 MODEL is a run folder, an exported folder, or a checkpoint of another project. The probe's penalty
 is fixed, so that nothing is chosen by the scored clips. Clips that cannot be used are counted and
@@ -20,15 +22,20 @@ from avssl.errors import UserError, run_tool
 
 FORMATS = "audioset vggsound esc50 esc10 kinetics kinetics-sounds ucf101".split()
 SPLITS = ("train", "val", "test")
+FINETUNE = ("config", "overrides")  # of finetune alone
+SHARED = ("model", "task", "data", "out", "stage", "layout", "allow")  # of finetune and the others
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """The command line.
+
+    Raises UserError for options that do not go together.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="run folder, exported folder or checkpoint")
-    parser.add_argument("--task", required=True, choices=["retrieval", "knn", "linear"])
+    parser.add_argument("--task", required=True, choices=["retrieval", "knn", "linear", "finetune"])
     parser.add_argument("--data", required=True, help="corpus:NAME, folder of media or manifest")
     parser.add_argument("--out", type=Path, help="folder for results and pictures")
     clips = parser.add_argument_group("clips")
@@ -69,58 +76,70 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes that read clips")
     parser.add_argument("--batch", type=count, default=64, help="clips encoded at a time")
-    return parser.parse_args()
+    tune = parser.add_argument_group("fine-tuning")
+    tune.add_argument("--config", type=Path, help="such as configs/finetune/laptop.yaml")
+    tune.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="replaces a value of --config"
+    )
+    given = parser.parse_intermixed_args()
+    _check(parser, given)
+    return given
 
 
-def main() -> None:
-    """Read the command line, evaluate, print and write."""
-    given = arguments()
-
-    from avssl.data.labels import read_classes  # after the arguments: --help is quick
-    from avssl.eval.clips import LabelFiles
-    from avssl.eval.evaluation import Options, evaluate
-    from avssl.eval.sheets import claim, show, write
-
+def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuse what would be ignored."""
+    finetune = given.task == "finetune"
+    for name, value in vars(given).items():
+        own = name in SHARED or (name in FINETUNE) == finetune
+        if not own and value not in (parser.get_default(name), []):
+            shown = " ".join(value) if name == "overrides" else f"--{name.replace('_', '-')}"
+            advice = "; see the file of --config, and key=value" if finetune else ""
+            raise UserError(f"{shown} does not belong to --task {given.task}{advice}")
+    if finetune and given.config is None:
+        raise UserError("--task finetune needs --config, such as configs/finetune/laptop.yaml")
     if (given.labels is None) != (given.format is None):
         raise UserError("--labels and --format go together: name the files and their format")
     if given.classes is not None and given.labels is None:
         raise UserError("--classes chooses among those of --labels: name label files")
     if given.task == "retrieval" and given.folds is not None:
         raise UserError("--folds belongs to linear and knn: retrieval fits nothing")
-    if given.task != "retrieval" and given.folds is None and given.fit == given.split:
+    if given.task in ("knn", "linear") and given.folds is None and given.fit == given.split:
         raise UserError(f"--fit and --split are both {given.split}: score other clips")
-    labels = None
-    if given.labels is not None:
-        classes = read_classes(given.classes) if given.classes is not None else None
-        labels = LabelFiles(given.labels, given.format, classes)
-    if given.out is not None:
-        claim(given.out)
-    found = evaluate(
-        Options(
-            model=given.model,
-            task=given.task,
-            data=given.data,
-            out=given.out,
-            labels=labels,
-            multi_label=given.multi_label,
-            split=given.split,
-            fit=given.fit,
-            folds=given.folds,
-            encoders=given.encoders,
-            layer=given.layer,
-            pool=given.pool,
-            span=given.span,
+
+
+def main() -> None:
+    """Read the command line, evaluate, print and write."""
+    given = arguments()
+    if given.task == "finetune":
+        from avssl.finetune import run
+
+        place = [] if given.out is None else [f"run={given.out}"]
+        run(
+            given.model,
+            source=given.data,
+            config=given.config,
+            overrides=[*given.overrides, *place],
             stage=given.stage,
             layout=given.layout,
             allow=given.allow,
-            untrained=given.untrained,
-            picture=None if given.picture == "none" else given.picture,
-            seed=given.seed,
-            device=given.device,
-            workers=given.workers,
-            batch=given.batch,
         )
-    )
+        return
+
+    from avssl.data.labels import read_classes  # after the arguments: --help is quick
+    from avssl.eval.clips import LabelFiles
+    from avssl.eval.evaluation import Options, evaluate
+    from avssl.eval.sheets import claim, show, write
+
+    labels = None
+    if given.labels is not None:
+        classes = None if given.classes is None else read_classes(given.classes)
+        labels = LabelFiles(given.labels, given.format, classes)
+    if given.out is not None:
+        claim(given.out)
+    values = {name: value for name, value in vars(given).items() if name not in (
+        "format", "classes", "labels", "picture", *FINETUNE)}  # fmt: skip
+    picture = None if given.picture == "none" else given.picture
+    found = evaluate(Options(**values, labels=labels, picture=picture))
     if given.out is not None:
         write(found, given.out)
     show(found)

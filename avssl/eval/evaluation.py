@@ -104,7 +104,7 @@ def evaluate(options: Options) -> Evaluated:
     )
     names = list(options.encoders or loaded.names)
     for name in names:
-        loaded.data(options.data, [name])  # an unknown name ends here, before any clip is read
+        loaded[name]  # an unknown name ends here, before any clip is read
     changes = {"workers": options.workers, "batch": options.batch}
     data = loaded.data(options.data, names, **changes)
     retrieving = options.task == "retrieval"

@@ -6,7 +6,7 @@ nothing is chosen by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -110,13 +110,13 @@ def evaluate(train: Features, test: Features) -> Evaluation:
     nearest: dict[str, float] = {}
     classes = int(torch.cat([fit.labels, score.labels, torch.tensor([-1])]).max()) + 1
     if len(fit.labels.unique()) > 1 and len(score):
-        for name in _subjects(test):
-            a, b = _join(fit, name), _join(score, name)
+        for name, towers in _subjects(test).items():
+            a, b = join(fit, towers), join(score, towers)
             fitted = linear_probe(a, fit.labels, b, score.labels)
             linear[name] = fitted.accuracy
             table = confusion(score.labels, fitted.predictions, classes=classes)
             counts[name] = table.tolist()
-            a, b = _join(fit, name, unit=True), _join(score, name, unit=True)
+            a, b = join(fit, towers, unit=True), join(score, towers, unit=True)
             nearest[name] = knn(b, score.labels, bank=a, bank_labels=fit.labels)
     largest = score.labels.bincount().max().item() if len(score) else 0
     return Evaluation(
@@ -143,17 +143,18 @@ def retrievals(features: Features) -> dict[str, Retrieval]:
     }
 
 
-def _subjects(features: Features) -> list[str]:
+def _subjects(features: Features) -> dict[str, list[str]]:
+    """What is probed -> the towers it is made of."""
     names = list(features.vectors)
-    return [*names, "both"] if len(names) == 2 else names
+    return {name: [name] for name in names} | ({"both": names} if len(names) == 2 else {})
 
 
-def _join(features: Features, name: str, *, unit: bool = False) -> Tensor:
-    """One tower's vectors or, for "both", all side by side; `unit` gives each tower equal say."""
-    vectors = list(features.vectors.values()) if name == "both" else [features[name]]
+def join(features: Features, names: Sequence[str], *, unit: bool = False) -> Tensor:
+    """The vectors of these towers side by side, [N, sum of D]; `unit` gives each equal say."""
+    vectors = [features[name] for name in names]
     if unit:
         vectors = [F.normalize(x, dim=1) for x in vectors]
-    return torch.cat(vectors, dim=1)  # [N, D of these towers]
+    return torch.cat(vectors, dim=1)
 
 
 def _device(graph: nn.Module) -> torch.device:

@@ -24,6 +24,7 @@ from avssl.eval.metrics import (
     top_k,
 )
 from avssl.eval.multilabel import average_precisions, multilabel_probe
+from avssl.eval.probes import join
 
 Fit = Literal["linear", "knn"]
 
@@ -92,14 +93,6 @@ def score(
         parts.append(measure(y[scored], scores, len(fitted)))
         progress()
     return parts[0] if len(parts) == 1 else _over_folds(parts, clips.parts)
-
-
-def join(features: Features, names: Sequence[str], *, unit: bool) -> Tensor:
-    """Vectors side by side, [N, sum of D]; `unit` gives each an equal say."""
-    vectors = [features[name] for name in names]
-    if unit:
-        vectors = [F.normalize(x, dim=1) for x in vectors]
-    return torch.cat(vectors, dim=1)
 
 
 def _single(y: Tensor, scores: Tensor, fitted: int) -> Score:
