@@ -25,7 +25,7 @@ def picture(conversion: Conversion, heads: Mapping[int, int] | None = None) -> N
     front = [name for name in FRONT if name in c]
     prefix = sum(c.shape(name, 3)[1] for name in front)
     rows = c.shape("pos_embed", 3)[1]
-    place_front(c, "image", front, prefix, rows)
+    place_front(c, "image", "pos_embed", front, prefix)
     patches = rows - prefix if _square(rows - prefix) else rows
     image = c.given("image", c.side(patches, "pos_embed") * patch)
     depth = c.depth("blocks")
@@ -50,25 +50,24 @@ def mocov3(conversion: Conversion) -> None:
     picture(conversion, MOCOV3_HEADS)
 
 
-def place_front(c: Conversion, module: str, front: list[str], prefix: int, rows: int) -> None:
+def place_front(c: Conversion, module: str, table: str, front: list[str], prefix: int) -> None:
     """Tokens in front, and the table of positions with rows for them.
 
     Where the file has rows for the patches alone (timm's no_embed_class), theirs are zero.
     """
-    if not front and prefix == 0:
-        c.put(module, "cls.cls_token", "pos_embed", make=lambda table: table[:, :0])
-    elif len(front) == 1:
-        c.put(module, "cls.cls_token", front[0])
-    else:
+    rows = c.shape(table, 3)[1]
+    if front:
         c.put(module, "cls.cls_token", *front, make=lambda *tokens: torch.cat(tokens, dim=1))
+    else:
+        c.put(module, "cls.cls_token", table, make=lambda whole: whole[:, :0])  # no token at all
     if prefix and not _square(rows - prefix) and _square(rows):
 
-        def with_front(table: Tensor) -> Tensor:
-            return torch.cat([table.new_zeros(1, prefix, table.shape[2]), table], dim=1)
+        def with_front(patches: Tensor) -> Tensor:
+            return torch.cat([patches.new_zeros(1, prefix, patches.shape[2]), patches], dim=1)
 
-        c.put(module, "positions.table", "pos_embed", make=with_front)
+        c.put(module, "positions.table", table, make=with_front)
     else:
-        c.put(module, "positions.table", "pos_embed")
+        c.put(module, "positions.table", table)
 
 
 def one_frame(kernel: Tensor) -> Tensor:
