@@ -47,7 +47,7 @@ def _look(path: Path, *, longest: float) -> Clip:
     if seconds <= longest:  # not every file says how long it is
         clip = probe_clip(path.parent, Clip(path=path.name))
         if not clip.has_video and not clip.has_audio:
-            raise MediaError(clip.reason)
+            raise MediaError(clip.reason.removeprefix("sound: ").removeprefix("picture: "))
         seconds = max(clip.duration or 0.0, clip.sound_duration or 0.0)
     if seconds > longest:
         raise MediaError(
