@@ -1,7 +1,16 @@
-"""Types of command-line arguments, for `argparse`: what is out of range ends with exit code 2."""
+"""Command-line arguments that tools share, for `argparse`; mistakes end with exit code 2."""
+
+from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avssl.errors import UserError
+
+if TYPE_CHECKING:
+    from avssl.data.labels import LabelFiles
 
 
 def count(text: str) -> int:
@@ -20,3 +29,36 @@ def amount(text: str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"must be a number above 0, found '{text}'")
     return value
+
+
+def add_label_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """--labels, --format and --classes, which `label_files` reads."""
+    from avssl.data.label_formats import FORMATS
+
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="FILE",
+        help="published label files for a folder of media; SPLIT=FILE where they name no split",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="of --labels")
+    parser.add_argument(
+        "--classes", type=Path, metavar="FILE", help="only these of --labels, one a line"
+    )
+
+
+def label_files(given: argparse.Namespace) -> LabelFiles | None:
+    """The label files that a command line names.
+
+    Raises UserError for one of the options without the others.
+    """
+    if (given.labels is None) != (given.format is None):
+        raise UserError("--labels and --format go together: name the files and their format")
+    if given.labels is None:
+        if given.classes is not None:
+            raise UserError("--classes chooses among those of --labels: name label files")
+        return None
+    from avssl.data.labels import LabelFiles, read_classes
+
+    classes = None if given.classes is None else read_classes(given.classes)
+    return LabelFiles(given.labels, given.format, classes)

@@ -17,10 +17,9 @@ named beside the figures.
 import argparse
 from pathlib import Path
 
-from avssl.arguments import count
+from avssl.arguments import add_label_options, count, label_files
 from avssl.errors import UserError, run_tool
 
-FORMATS = "audioset vggsound esc50 esc10 kinetics kinetics-sounds ucf101".split()
 SPLITS = ("train", "val", "test")
 FINETUNE = ("config", "overrides")  # of finetune alone
 SHARED = ("model", "task", "data", "out", "stage", "layout", "allow")  # of finetune and the others
@@ -39,12 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="corpus:NAME, folder of media or manifest")
     parser.add_argument("--out", type=Path, help="folder for results and pictures")
     clips = parser.add_argument_group("clips")
-    clips.add_argument(
-        "--labels", nargs="+", metavar="FILE",
-        help="label files for the media in --data; SPLIT=FILE where the format names no split",
-    )  # fmt: skip
-    clips.add_argument("--format", choices=FORMATS, help="of --labels")
-    clips.add_argument("--classes", type=Path, metavar="FILE", help="only these, one a line")
+    add_label_options(clips)
     clips.add_argument("--multi-label", action="store_true", help="labels are separated by ';'")
     clips.add_argument("--fit", choices=SPLITS, default="train", help="split to fit to")
     clips.add_argument("--split", choices=SPLITS, default="test", help="split to score")
@@ -97,10 +91,6 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
             raise UserError(f"{shown} does not belong to --task {given.task}{advice}")
     if finetune and given.config is None:
         raise UserError("--task finetune needs --config, such as configs/finetune/laptop.yaml")
-    if (given.labels is None) != (given.format is None):
-        raise UserError("--labels and --format go together: name the files and their format")
-    if given.classes is not None and given.labels is None:
-        raise UserError("--classes chooses among those of --labels: name label files")
     if given.task == "retrieval" and given.folds is not None:
         raise UserError("--folds belongs to linear and knn: retrieval fits nothing")
     if given.task in ("knn", "linear") and given.folds is None and given.fit == given.split:
@@ -125,15 +115,11 @@ def main() -> None:
         )
         return
 
-    from avssl.data.labels import read_classes  # after the arguments: --help is quick
-    from avssl.eval.clips import LabelFiles
-    from avssl.eval.evaluation import Options, evaluate
+    labels = label_files(given)
+
+    from avssl.eval.evaluation import Options, evaluate  # after the arguments: --help is quick
     from avssl.eval.sheets import claim, show, write
 
-    labels = None
-    if given.labels is not None:
-        classes = None if given.classes is None else read_classes(given.classes)
-        labels = LabelFiles(given.labels, given.format, classes)
     if given.out is not None:
         claim(given.out)
     values = {name: value for name, value in vars(given).items() if name not in (

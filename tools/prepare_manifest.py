@@ -7,16 +7,19 @@ cannot be used are listed with the reason, here and in the column `reason`.
     python tools/prepare_manifest.py my_clips                     # writes my_clips/manifest.csv
     python tools/prepare_manifest.py my_clips --out manifest.csv  # paths relative to this folder
     python tools/prepare_manifest.py labels.csv                   # adds the recorded columns
+    python tools/prepare_manifest.py vggsound --format vggsound --labels vggsound.csv
 
 Folder names become labels where there are at least two; without a column `split` the split of a
-clip follows from its path (80% train, 10% val, 10% test). An interrupted scan goes on where it was.
+clip follows from its path (80% train, 10% val, 10% test). With label files of a published data set
+the manifest lists the clips that they label, and what has no file is named. An interrupted scan
+goes on where it was.
 """
 
 import argparse
 import os
 from pathlib import Path
 
-from avssl.arguments import amount, count
+from avssl.arguments import add_label_options, amount, count, label_files
 from avssl.errors import run_tool
 
 
@@ -31,7 +34,9 @@ def main() -> None:
     parser.add_argument("--workers", type=count, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--time-limit", type=amount, default=120.0, help="seconds for one file")
     parser.add_argument("--again", action="store_true", help="probe files that were probed before")
+    add_label_options(parser)
     options = parser.parse_args()
+    labels = label_files(options)
 
     from avssl.data.prepare import prepare_manifest  # after the arguments: --help is quick
 
@@ -41,6 +46,7 @@ def main() -> None:
         workers=options.workers,
         limit=options.time_limit,
         again=options.again,
+        labels=labels,
     )
 
 

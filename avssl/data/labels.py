@@ -118,6 +118,19 @@ def read_labels(
     return Listing(Manifest(folder, clips), missing, unlisted, others, unknown)
 
 
+@dataclass(frozen=True)
+class LabelFiles:
+    """What `read_labels` needs besides the folder."""
+
+    files: Sequence[str]
+    format: str
+    classes: Sequence[str] | None = None
+
+    def read(self, folder: Path) -> Listing:
+        """The folder's media with the labels of these files."""
+        return read_labels(self.files, folder, format=self.format, classes=self.classes)
+
+
 def place_segments(clips: Sequence[Clip]) -> list[Clip]:
     """Scanned rows, with start and end where the file is the whole video and not the cut clip.
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avssl.data.container import MediaError
+from avssl.data.labels import LabelFiles, place_segments
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import read_clip_sound, read_pictures
 from avssl.data.pool import Failure, guarded_map
@@ -21,7 +22,13 @@ _FACTS = ("has_video", "has_audio", "frames", "width", "height", "rotation")
 
 
 def prepare_manifest(
-    source: Path, out: Path | None, *, workers: int, limit: float, again: bool = False
+    source: Path,
+    out: Path | None,
+    *,
+    workers: int,
+    limit: float,
+    again: bool = False,
+    labels: LabelFiles | None = None,
 ) -> Manifest:
     """Scan a folder or complete a manifest, write it, and print what was found.
 
@@ -30,10 +37,18 @@ def prepare_manifest(
         out: where to write; the clips must lie below its folder.
         workers: processes; limit: seconds for one file.
         again: probe rows that are scanned already, and do not use kept results.
+        labels: label files for a folder; the manifest lies in it and lists labelled clips alone.
     """
     if out is not None and out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file in it, such as {out}/manifest.csv")
-    if source.is_dir():
+    if labels is not None:
+        out = out or source / "manifest.csv"
+        if os.path.abspath(out.parent) != os.path.abspath(source):
+            raise UserError(f"--out {out} must lie in {source}, where the labelled media lie")
+        listing = labels.read(source)
+        print(listing.describe(), flush=True)
+        manifest = listing.manifest
+    elif source.is_dir():
         out = out or source / "manifest.csv"
         manifest = Manifest(out.parent, folder_clips(source, out.parent))
     else:
@@ -60,6 +75,8 @@ def prepare_manifest(
     )
     for row, clip in zip(unscanned, scanned, strict=True):
         clips[row] = clip
+    if labels is not None:
+        clips = place_segments(clips)
     manifest = Manifest(manifest.root, clips).with_splits()
     manifest.write(out)
     _summary(manifest, out)

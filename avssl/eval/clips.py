@@ -14,20 +14,11 @@ import torch
 from torch import Tensor
 
 from avssl.data.config import DataConfig
-from avssl.data.labels import SEPARATOR, Listing, labels_of, place_segments, read_labels
+from avssl.data.labels import SEPARATOR, LabelFiles, Listing, labels_of, place_segments
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.source import open_source, scanned
 from avssl.errors import UserError
 from avssl.files import cache_folder
-
-
-@dataclass(frozen=True)
-class LabelFiles:
-    """Label files of a published format, for media that lie in a folder (`read_labels`)."""
-
-    files: Sequence[str]
-    format: str
-    classes: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ def open_manifest(data: DataConfig, labels: LabelFiles | None) -> tuple[Manifest
     if labels is None:
         return open_source(data), None
     folder = Path(data.source).expanduser()
-    listing = read_labels(labels.files, folder, format=labels.format, classes=labels.classes)
+    listing = labels.read(folder)
     print(listing.describe(), flush=True)
     manifest = scanned(listing.manifest, data.source, cache_folder(data.cache))
     placed = Manifest(manifest.root, place_segments(manifest.clips))

@@ -13,12 +13,13 @@ import torch
 
 import avssl
 from avssl.data.config import DataConfig
+from avssl.data.labels import LabelFiles
 from avssl.data.manifest import Manifest
 from avssl.data.scan import ProgressLine
 from avssl.encoders.encoder import Encoder
 from avssl.encoders.load import Encoders
 from avssl.errors import UserError
-from avssl.eval.clips import EvalClips, LabelFiles, open_clips
+from avssl.eval.clips import EvalClips, open_clips
 from avssl.eval.encode import Encoded, Span, encode_clips
 from avssl.eval.features import Features
 from avssl.eval.maps import Projection

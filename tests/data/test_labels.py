@@ -3,11 +3,21 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from avssl.data.label_formats import FORMATS, KINETICS_SOUNDS
-from avssl.data.labels import Listing, labels_of, place_segments, read_classes, read_labels
-from avssl.data.manifest import Clip
+from avssl.data.labels import (
+    LabelFiles,
+    Listing,
+    labels_of,
+    place_segments,
+    read_classes,
+    read_labels,
+)
+from avssl.data.manifest import Clip, Manifest
+from avssl.data.prepare import prepare_manifest
 from avssl.errors import UserError
 
 AUDIOSET = """# Segments csv created Sun Mar  5 10:54:25 2017
@@ -190,3 +200,23 @@ def test_other_mistakes_are_sentences(tmp_path: Path) -> None:
         read_labels([file], media, format="audiosets")
     with pytest.raises(UserError, match="one a line"):
         read_classes(Path(text(tmp_path / "classes.txt", "\n")))
+
+
+def test_a_labelled_folder_gets_a_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AVSSL_CACHE", str(tmp_path / "cache"))
+    media = tmp_path / "media"
+    media.mkdir()
+    silence = np.zeros(40 * 8000, np.float32)
+    soundfile.write(media / "--BfvyPmVMo.wav", silence, 8000)  # the whole video, 40 s
+    soundfile.write(media / "--4gqARaEJE.wav", silence[:80000], 8000)  # the cut clip
+    labels = LabelFiles([text(tmp_path / "eval_segments.csv", AUDIOSET)], "audioset")
+    prepare_manifest(media, None, workers=1, limit=60, labels=labels)
+    assert "--U7joUcTCo" in capsys.readouterr().out
+    clips = {clip.path: clip for clip in Manifest.read(media / "manifest.csv").clips}
+    whole, cut = clips["--BfvyPmVMo.wav"], clips["--4gqARaEJE.wav"]
+    assert (whole.start, whole.end, whole.split) == (20, 30, "test")
+    assert (cut.start, cut.end, len(labels_of(cut))) == (None, None, 4)
+    with pytest.raises(UserError, match="must lie in"):
+        prepare_manifest(media, tmp_path / "x.csv", workers=1, limit=60, labels=labels)
