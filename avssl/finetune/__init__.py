@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from avssl.finetune.store import FineTuned
 
 
 def run(
@@ -50,3 +53,19 @@ def run(
         layout=layout,
         allow=allow,
     )
+
+
+def load(folder: str | os.PathLike[str]) -> FineTuned:
+    """The classifier of one seed and fold, in eval mode, for any clip.
+
+        classify = avssl.finetune.load("runs/finetune/seed0-fold1")
+        classify(["dog.wav", "rain.ogg"])  # probabilities [2, C] of classify.classes
+
+    Its encoder alone is what `avssl.load` gives of the same folder.
+
+    Raises:
+        UserError: the folder holds no finished fine-tuning.
+    """
+    from avssl.finetune.store import load_classifier
+
+    return load_classifier(folder)

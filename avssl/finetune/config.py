@@ -174,7 +174,8 @@ class Finetune:
         run: folder of the results.
         encoder: which encoder of the model: audio, video, audio_video, or a module's name.
         from_scratch: the same architecture with fresh weights.
-        args: tower (or "fusion") -> arguments of its graph file to change, such as `frames`.
+        args: tower or fusion, by its name in the graph -> arguments of its graph file to change,
+            such as `frames`.
         labels: "single" is one class a clip and cross entropy; "multi" any number of them, and
             binary cross entropy.
         held_out: the split that is tested where `fold` is null; `train` is trained on.

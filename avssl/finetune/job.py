@@ -4,8 +4,8 @@
 
     config.yaml     the file with defaults and overrides merged in, the model and the clips
     results.json  results.md
-    seed0-fold1/    classifier.safetensors, results.json, metrics.jsonl, tensorboard/, and
-                    checkpoints/ until it is finished
+    seed0-fold1/    results.json, metrics.jsonl, tensorboard/, encoder.yaml with graph files and
+                    model.safetensors, and checkpoints/ until it is finished
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ import avssl
 from avssl.data.config import DataConfig
 from avssl.data.manifest import Manifest
 from avssl.data.source import open_source
-from avssl.encoders.encoder import Encoder
-from avssl.encoders.roles import Roles
+from avssl.encoders.load import Encoders
 from avssl.errors import UserError
 from avssl.files import write_whole
 from avssl.finetune.clips import Clips, Memory, Targets, folds_of, with_fold
@@ -36,13 +35,12 @@ from avssl.finetune.loop import scores, train
 from avssl.finetune.model import build_classifier
 from avssl.finetune.read import read_data, read_file
 from avssl.finetune.results import FIGURES, measure, summary, table
-from avssl.train.checkpoint import write_tensors
+from avssl.finetune.store import RESULTS, write_classifier
 from avssl.train.parallel import World, share_cores
 from avssl.train.progress import clock, now
 from avssl.train.run_folder import RunFolder
 from avssl.train.signals import StopRequest
 
-WEIGHTS, RESULTS = "classifier.safetensors", "results.json"
 # what may differ between the call that started and the one that goes on
 HARMLESS = {
     "run", "seeds", "fold", "data.cache", "data.workers", "data.prefetch", "data.time_limit",
@@ -73,8 +71,7 @@ class Job:
 
     config: Finetune
     data: DataConfig
-    encoder: Encoder
-    roles: Roles
+    av: Encoders
     manifest: Manifest
     targets: Targets
     device: torch.device
@@ -102,7 +99,7 @@ def finetune(
     manifest = open_source(data)
     folds = folds_of(manifest, config)
     targets = Targets(manifest, several=config.labels == "multi")
-    job = Job(config, data, encoder, av.roles, manifest, targets, device)
+    job = Job(config, data, av, manifest, targets, device)
     about = {
         "name": config.name,
         "model": av.name,
@@ -149,8 +146,8 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
     manifest = with_fold(job.manifest, config, part.fold)
     clips = Clips(manifest, job.data, job.targets, config, memory=memory, device=device)
     classifier = build_classifier(
-        job.encoder,
-        job.roles,
+        job.av[config.encoder],
+        job.av.roles,
         job.data.inputs,
         config=config,
         classes=len(job.targets.classes),
@@ -179,13 +176,15 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
     result = {
         "seed": part.seed,
         "fold": part.fold,
+        "encoder": config.encoder,
+        "several": config.labels == "multi",
         "train_clips": len(clips.train_rows),
         **figures,
         "steps": trained.steps,
         "seconds": round(trained.seconds, 1),
         "unreadable": failures,
     }
-    write_tensors(classifier.graph.state_dict(), folder.path / WEIGHTS)
+    write_classifier(classifier, job.av, folder.path, config=config, data=job.data)
     write_whole(folder.path / RESULTS, json.dumps(result, indent=1) + "\n")
     shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
     return result

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from avssl.data.config import FbankConfig, FramesConfig
 from avssl.encoders.encoder import Encoder
-from avssl.encoders.roles import Roles
+from avssl.encoders.roles import Fusion, Roles
 from avssl.errors import UserError
 from avssl.finetune.config import Finetune, PatchMasks
 from avssl.finetune.masks import random_keep, structured_keep
@@ -33,7 +33,7 @@ from avssl.ops.patches import patch_grid
 from avssl.train.inputs import input_shape
 from avssl.train.optimizer import transformer_blocks
 
-HEAD, FUSION = "head", "fusion"
+HEAD = "head"
 TOKENS, KEEP = "tokens", "keep"  # ports of every tower: its output, and the patches to see
 
 
@@ -75,11 +75,11 @@ class Classifier(nn.Module):
     Attributes:
         graph: a module for each, called by name; what the optimizer and checkpoints see.
         towers: how each tower is called.
-        fusion: the fusion's ports -> tower, None without a fusion.
+        fusion: what joins them, None for a single tower and for towers side by side.
     """
 
     def __init__(
-        self, graph: Graph, towers: Mapping[str, TowerCall], fusion: Mapping[str, str] | None
+        self, graph: Graph, towers: Mapping[str, TowerCall], fusion: Fusion | None
     ) -> None:
         super().__init__()
         self.graph = graph
@@ -105,16 +105,16 @@ class Classifier(nn.Module):
         """What the head reads, [B, sum of D]; arguments as of `forward`."""
         tokens = {}
         for name, tower in self.towers.items():
-            ports = {tower.port: batch[tower.input]}
+            given = {tower.port: batch[tower.input]}
             if keep is not None and name in keep:
-                ports[KEEP] = keep[name]
-            out = self.graph.get_submodule(name)(**ports)
+                given[KEEP] = keep[name]
+            out = self.graph.get_submodule(name)(**given)
             tokens[name] = out[TOKENS] if isinstance(out, dict) else out  # [B, prefix + K, D]
         if self.fusion is not None:
-            fused = self.graph.get_submodule(FUSION)(
-                **{port: tokens[name] for port, name in self.fusion.items()}
-            )
-            tokens = {name: fused[port] for port, name in self.fusion.items()}
+            ports = {port: name for port, (name, _) in self.fusion.ports.items()}
+            join = self.graph.get_submodule(self.fusion.module)
+            fused = join(**{port: tokens[name] for port, name in ports.items()})
+            tokens = {name: fused[port] for port, name in ports.items()}
         pooled = [tokens[name][:, tower.prefix :].mean(1) for name, tower in self.towers.items()]
         return torch.cat(pooled, dim=1)  # [B, sum of D]
 
@@ -161,13 +161,13 @@ def build_classifier(
     parts: dict[str, SubGraph] = {name: _sub_graph(x) for name, x in encoder.towers.items()}
     fusion = None
     if encoder.fusion is not None:
-        parts[FUSION] = _sub_graph(encoder.fusion)
-        joins = [item for item in roles.fusions.values() if item.towers == list(encoder.towers)]
-        fusion = {port: tower for port, (tower, _) in joins[0].ports.items()}
+        names = list(encoder.towers)
+        fusion = next(item for item in roles.fusions.values() if item.towers == names)
+        parts[fusion.module] = _sub_graph(encoder.fusion)
     unknown = [name for name in config.args if name not in parts]
     if unknown:
         raise UserError(f"args changes {unknown[0]!r}, but {encoder.name} has {', '.join(parts)}")
-    graph = _build(parts, config, seed)
+    graph = _build(parts, fusion, config, seed)
     if not config.from_scratch:
         for name, part in parts.items():
             _take(graph.get_submodule(name), part, name)
@@ -186,19 +186,22 @@ def build_classifier(
     return classifier
 
 
-def _build(parts: Mapping[str, SubGraph], config: Finetune, seed: int) -> Graph:
+def _build(
+    parts: Mapping[str, SubGraph], fusion: Fusion | None, config: Finetune, seed: int
+) -> Graph:
     """The towers and the fusion anew, with changed arguments and fresh weights."""
     decay = config.train.layer_decay
     options = ModuleOptions(layer_decay=decay)
     # towers stand below the fusion, so they learn slower by one step for each of its blocks
-    below = decay ** _depth(parts[FUSION]) if FUSION in parts else 1.0
+    below = decay ** _depth(parts[fusion.module]) if fusion is not None else 1.0
     place, modules = Place(config.name), {}
     for name, part in parts.items():
         changes = {"drop_path": config.train.drop_path, **config.args.get(name, {})}
         if not config.train.drop_path and "drop_path" not in part.spec.arguments:
             del changes["drop_path"]
         spec = _changed(part.spec, name, changes)
-        own = options if name == FUSION else dataclasses.replace(options, lr_scale=below)
+        top = fusion is not None and name == fusion.module
+        own = options if top else dataclasses.replace(options, lr_scale=below)
         modules[name] = Module(name, "graph", place, graph=spec, options=own)
     catalogue = next(iter(parts.values())).spec.catalogue
     return Graph.from_spec(

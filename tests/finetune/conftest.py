@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -47,6 +48,25 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
         split = "test" if number < 8 else "train"
         rows.append(f"{number:02d}.wav,{'high' if high else 'low'},{1 + number // 8},{split}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory, tones: Path) -> Path:
+    """The same sounds beside dark and bright pictures of one second."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number in range(24):
+        (folder / f"{number:02d}.wav").write_bytes((tones / f"{number:02d}.wav").read_bytes())
+        with av.open(str(folder / f"{number:02d}.mp4"), "w") as out:
+            stream = out.add_stream("libx264", rate=10)
+            stream.width = stream.height = 64
+            stream.pix_fmt = "yuv420p"
+            for shown in range(10):
+                image = np.full((64, 64, 3), 200 * (number % 2) + 4 * shown, np.uint8)
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            out.mux(stream.encode())
+    text = (tones / "manifest.csv").read_text().replace(".wav,", ".mp4,")
+    (folder / "manifest.csv").write_text(text)
     return folder
 
 

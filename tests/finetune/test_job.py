@@ -19,6 +19,7 @@ from avssl.finetune import job, loop
 from avssl.train.signals import StopRequest
 
 File = Callable[..., Path]
+WEIGHTS = "model.safetensors"
 
 
 def finetune(model: Path, source: Path, file: Path, *overrides: str) -> dict[str, Any]:
@@ -45,12 +46,35 @@ def test_low_and_high_tones_are_told_apart(
     assert (part["clips"], part["train_clips"], part["steps"]) == (8, 16, 60)
     assert part["per_class"]["high"] == {"clips": 4, "figure": 1.0}
     assert "| 0 | - | 16 | 8 | 100.0 | 100.0 |" in (result / "results.md").read_text()
-    kept = {path.name for path in (result / "seed0").iterdir()}
-    assert kept == {"classifier.safetensors", "results.json", "metrics.jsonl", "tensorboard"}
-    weights = load_file(result / "seed0" / "classifier.safetensors")
+    assert not (result / "seed0" / "checkpoints").exists()
+    weights = load_file(result / "seed0" / WEIGHTS)
     assert weights["head.linear.weight"].shape == (2, 16)
     assert len(losses(result / "seed0")) == 60
     assert str(tones) not in "".join(path.read_text() for path in result.glob("*.*"))
+
+
+@pytest.mark.parametrize("name", ["audio", "audio_video"])
+def test_a_classifier_comes_back(
+    model: Path, clips: Path, file: File, result: Path, tmp_path: Path, name: str
+) -> None:
+    longer = ["args.audio.frames=96", "data.inputs.audio.frames=96", "data.window=1.0"]
+    found = finetune(model, clips, file(), f"encoder={name}", *longer, "train.epochs=4")
+    moved = tmp_path / "elsewhere"
+    (result / "seed0").rename(moved)
+    classify = avssl.finetune.load(moved)
+    assert classify.classes == ["high", "low"]
+    held_out = sorted(clips.glob("*.mp4"))[:8]
+    probabilities = classify(held_out, span="middle")
+    assert torch.allclose(probabilities.sum(1), torch.ones(8))
+    right = [classify.classes[i] == ("low", "high")[n % 2] for n, i in
+             enumerate(probabilities.argmax(1).tolist())]  # fmt: skip
+    assert np.mean(right) == pytest.approx(found["summary"]["top1"]["mean"])
+    encoder = avssl.load(moved, module=name)
+    assert encoder.inputs["audio"].frames == 96  # type: ignore[union-attr]
+    assert encoder.fingerprint == classify.encoder.fingerprint
+    assert encoder.fingerprint != avssl.load(model, module=name).fingerprint
+    with pytest.raises(UserError, match="no finished fine-tuning"):
+        avssl.finetune.load(result)
 
 
 def test_in_memory_and_read_each_time_agree(
@@ -120,7 +144,7 @@ def test_a_stopped_part_goes_on_as_if_nothing_was(
     again = finetune(model, tones, path, *overrides)
     assert losses(result / "seed0") == losses(whole / "seed0")
     assert again["summary"] == once["summary"]
-    a, b = (load_file(f / "seed0" / "classifier.safetensors") for f in (result, whole))
+    a, b = (load_file(f / "seed0" / WEIGHTS) for f in (result, whole))
     assert all(torch.equal(a[key], b[key]) for key in b)
 
 
@@ -131,9 +155,9 @@ def test_averaged_weights(model: Path, tones: Path, file: File, result: Path) ->
     for epochs in (2, 3):
         run = f"{result}{epochs}"
         finetune(model, tones, file(), *constant, f"train.epochs={epochs}", f"run={run}")
-        ends.append(load_file(Path(run) / "seed0" / "classifier.safetensors"))
+        ends.append(load_file(Path(run) / "seed0" / WEIGHTS))
     finetune(model, tones, file(), *constant, "train.epochs=3", "train.average_from=2")
-    mean = load_file(result / "seed0" / "classifier.safetensors")
+    mean = load_file(result / "seed0" / WEIGHTS)
     for key, value in mean.items():
         assert torch.allclose(value, (ends[0][key] + ends[1][key]) / 2, atol=1e-6), key
 
