@@ -17,9 +17,8 @@ from pathlib import Path
 
 from avssl.arguments import count
 from avssl.errors import UserError, run_tool
-from avssl.retrieval.memory import memory_size
+from avssl.retrieval.memory import MEMORY, memory_size
 
-MEMORY = "4GB"
 SHOWN = 20  # clips with a fault that are listed
 
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.clusters < 0 or options.vectors < _TOP:
         raise UserError(f"give --clusters 0 or more and --vectors {_TOP} or more")
-    needed = build_memory(options.vectors, options.width, precision=options.precision)
+    needed = build_memory(options.vectors, options.width)
     allow(
         needed, options.memory, what="this benchmark", advice="raise --memory, or lower --vectors"
     )

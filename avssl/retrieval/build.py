@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Key = tuple[int, str, float | None, float | None]  # source, path, start, end
 _BATCH = 32  # clips encoded at a time
+_PER_CLIP = 1000  # bytes of its row and key while clips are added
 _KEEP_EVERY = 5.0  # s between portions: what a killed run has to do again at most
 
 
@@ -236,11 +237,10 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 
 def _allow(header: store.Header, number: int, memory: int) -> None:
-    needed = sum(
-        build_memory(number, modality.width, precision=header.precision)
-        for modality in header.modalities.values()
+    needed = number * _PER_CLIP + sum(
+        build_memory(number, modality.width) for modality in header.modalities.values()
     )
-    advice = "raise --memory, use --precision float16, or index fewer clips or one --modality"
+    advice = "raise --memory, or index fewer clips or one --modality"
     allow(needed, memory, what=f"an index of {number} clips", advice=advice)
 
 

@@ -5,6 +5,7 @@ import re
 
 from avssl.errors import UserError
 
+MEMORY = "4GB"  # allowed where nothing is said
 _UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
@@ -14,6 +15,17 @@ def memory_size(text: str) -> int:
     if not found or not float(found[1]) > 0:
         raise argparse.ArgumentTypeError(f"must be a size such as 500MB or 4GB, found '{text}'")
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def allowed_memory(size: str | int | None) -> int | None:
+    """Bytes of what a function was given: text as above, bytes, or None for any amount.
+
+    Raises UserError when the text is no size.
+    """
+    try:
+        return memory_size(size) if isinstance(size, str) else size
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"memory {error}") from None
 
 
 def spoken(size: float) -> str:

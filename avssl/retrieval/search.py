@@ -18,15 +18,13 @@ import numpy as np
 
 from avssl.data.manifest import Clip, safe_path
 from avssl.errors import UserError
-from avssl.retrieval.memory import allow, memory_size
+from avssl.retrieval.memory import MEMORY, allow, allowed_memory
 from avssl.retrieval.nearest import Nearest, search_memory
 from avssl.retrieval.store import Rows, check_files, open_vectors, read_header
 
 if TYPE_CHECKING:
     from avssl.encoders.load import Encoders
 
-MODALITIES = ("audio", "video")
-MEMORY = "4GB"
 OTHER = {"audio": "video", "video": "audio"}
 
 
@@ -59,8 +57,7 @@ class Search:
             )
         if memory is not None:
             needed = sum(
-                search_memory(self.header.number, m.width, precision=self.header.precision)
-                for m in self.header.modalities.values()
+                search_memory(self.header.number, m.width) for m in self.header.modalities.values()
             )
             advice = "raise --memory, or build the index of fewer clips or one modality"
             allow(needed, memory, what=f"searching {folder}", advice=advice)
@@ -97,8 +94,14 @@ class Search:
         Raises:
             UserError: no index, a damaged one, or one that needs more memory.
         """
-        allowed = memory_size(memory) if isinstance(memory, str) else memory
-        return cls(Path(folder), run=run, memory=allowed)
+        allowed = allowed_memory(memory)
+        before = read_header(Path(folder)).generation
+        try:
+            return cls(Path(folder), run=run, memory=allowed)
+        except UserError:
+            if read_header(Path(folder)).generation == before:
+                raise
+        return cls(Path(folder), run=run, memory=allowed)  # clips were added while it was opened
 
     @property
     def modalities(self) -> list[str]:

@@ -57,7 +57,7 @@ def test_codes_find_nearly_all_and_score_exactly(tmp_path: Path, coded: None) ->
     for query, (rows, scores) in zip(queries, answers, strict=True):
         np.testing.assert_allclose(scores, vectors[rows].astype(np.float64) @ query, atol=1e-6)
         assert (np.diff(scores) <= 0).all()
-    assert file.stat().st_size + 8 * N <= 1.1 * search_memory(N, D, precision="float32")
+    assert file.stat().st_size + 8 * N <= 1.1 * search_memory(N, D)
 
 
 def test_vectors_of_another_kind_count_when_candidates_are_chosen(

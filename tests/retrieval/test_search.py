@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from avssl.errors import UserError
+from avssl.retrieval import search as search_module
 from avssl.retrieval.search import Search
+from avssl.retrieval.store import Header
 
 
 @pytest.fixture
@@ -74,6 +76,29 @@ def test_memory_is_estimated_before_anything_is_read(copy: Path) -> None:
         path.unlink()
     with pytest.raises(UserError, match=r"needs 1\.\d KB of memory, allowed are 1\.0 KB: raise"):
         Search.open(copy, memory="1KB")
+
+
+def test_a_memory_that_is_no_size_is_a_sentence(scenes: Path) -> None:
+    with pytest.raises(UserError, match="memory must be a size such as 500MB or 4GB, found 'all'"):
+        Search.open(scenes, memory="all")
+
+
+def test_an_index_that_grows_while_it_is_opened_is_opened(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = search_module.check_files, []
+
+    def grown(folder: Path, header: Header) -> None:
+        calls.append(header.generation)
+        if len(calls) == 1:  # another process has added clips, and deletes the files of before
+            for path in [*copy.glob("*.1.*")]:
+                path.rename(copy / path.name.replace(".1.", ".2."))
+            text = (copy / "index.json").read_text().replace('"generation": 1', '"generation": 2')
+            (copy / "index.json").write_text(text.replace(".1.", ".2."))
+        real(folder, header)
+
+    monkeypatch.setattr(search_module, "check_files", grown)
+    assert len(Search.open(copy)) == 8 and calls == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["audio.1.npy", "clips.1.jsonl"])
