@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,13 +63,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _file(path: Path) -> Path:
     if path.is_dir():
-        for name in HUGGING_FACE:
-            if (path / name).is_file():
-                return path / name
-        raise UserError(
-            f"{path} is a folder without {' or '.join(HUGGING_FACE)}: give a checkpoint file, or "
-            "the folder of a Hugging Face model in one piece"
-        )
+        found = [path / name for name in HUGGING_FACE if (path / name).is_file()]
+        if not found:
+            raise UserError(
+                f"{path} is a folder without {' or '.join(HUGGING_FACE)}: give a checkpoint file, "
+                "or the folder of a Hugging Face model in one piece"
+            )
+        path = found[0]
     if not path.is_file():
         raise UserError(f"there is no checkpoint file {path}")
     if path.stat().st_size == 0:
@@ -95,7 +96,8 @@ def _read_torch(path: Path) -> Any:
         )
     try:
         # MAE's and DeiT's files hold their command line
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on how the file was pickled
             return torch.load(
                 path, map_location="cpu", weights_only=True, mmap=start == _ZIP or None
             )

@@ -18,7 +18,7 @@ from avssl.graph.graph import Graph
 from avssl.graph.source import Problems, nearest
 from avssl.graph.spec import GraphSpec
 from avssl.weights.conversion import Conversion
-from avssl.weights.files import read_checkpoint
+from avssl.weights.files import Checkpoint, read_checkpoint
 from avssl.weights.layouts import LAYOUTS, Layout, detect
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -71,7 +71,19 @@ def read_foreign(
         UserError: the file cannot be read, is of no known layout, or does not fit it: tensors are
             missing, unexpected or of another shape.
     """
-    checkpoint = read_checkpoint(Path(path).expanduser())
+    return fit_checkpoint(
+        read_checkpoint(Path(path).expanduser()), layout=layout, allow=allow, sizes=sizes
+    )
+
+
+def fit_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    layout: str | None = None,
+    allow: Sequence[str] = (),
+    sizes: Mapping[str, Any] | None = None,
+) -> Foreign:
+    """`read_foreign` of tensors that are read already."""
     name = layout or detect(checkpoint)
     if name not in LAYOUTS:
         close = nearest(name, LAYOUTS)

@@ -26,7 +26,7 @@ def picture(conversion: Conversion, heads: Mapping[int, int] | None = None) -> N
     prefix = sum(c.shape(name, 3)[1] for name in front)
     rows = c.shape("pos_embed", 3)[1]
     place_front(c, "image", "pos_embed", front, prefix)
-    patches = rows - prefix if _square(rows - prefix) else rows
+    patches = rows if _own_rows_only(rows, prefix) else rows - prefix
     image = c.given("image", c.side(patches, "pos_embed") * patch)
     depth = c.depth("blocks")
     fine_tuned = "fc_norm.weight" in c and "norm.weight" not in c
@@ -60,7 +60,7 @@ def place_front(c: Conversion, module: str, table: str, front: list[str], prefix
         c.put(module, "cls.cls_token", *front, make=lambda *tokens: torch.cat(tokens, dim=1))
     else:
         c.put(module, "cls.cls_token", table, make=lambda whole: whole[:, :0])  # no token at all
-    if prefix and not _square(rows - prefix) and _square(rows):
+    if _own_rows_only(rows, prefix):
 
         def with_front(patches: Tensor) -> Tensor:
             return torch.cat([patches.new_zeros(1, prefix, patches.shape[2]), patches], dim=1)
@@ -73,6 +73,11 @@ def place_front(c: Conversion, module: str, table: str, front: list[str], prefix
 def one_frame(kernel: Tensor) -> Tensor:
     """A picture's kernel [D, 3, p, p] as that of a clip of one frame, [D, 3, 1, p, p]."""
     return kernel.unsqueeze(2)
+
+
+def _own_rows_only(rows: int, prefix: int) -> bool:
+    """Whether a table has rows for the patches of a square, and none for the tokens in front."""
+    return prefix > 0 and _square(rows) and not _square(rows - prefix)
 
 
 def _square(count: int) -> bool:
