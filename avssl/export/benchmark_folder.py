@@ -12,16 +12,15 @@ from pathlib import Path
 import torch
 
 from avssl.data.config import FbankConfig
-from avssl.errors import UserError
 from avssl.export import encoder_folder
 from avssl.export.source import Source, difference
-from avssl.export.upstream import AvSuperbUpstream, patch_length
+from avssl.export.upstream import AvSuperbUpstream, time_grid
 
 TOLERANCE = 1e-5
 ENCODER = "encoder"
 
 EXPERT = '''\
-"""{title} as an upstream model of AV-SUPERB; needs `pip install avssl`."""
+"""AV-SUPERB's upstream model for {title}; needs `pip install avssl`."""
 
 from pathlib import Path
 
@@ -35,7 +34,7 @@ class UpstreamExpert(AvSuperbUpstream):
         super().__init__(ckpt or Path(__file__).parent / "{encoder}", model_config, **kwargs)
 '''
 SPEECH = '''\
-"""{title} as an upstream model of S3PRL, for sound alone; needs `pip install avssl`."""
+"""S3PRL's upstream model for {title}, sound alone; needs `pip install avssl`."""
 
 from pathlib import Path
 
@@ -51,44 +50,43 @@ class UpstreamExpert(SpeechUpstream):
 HUB = '''\
 """Entry points of torch.hub, AV-SUPERB and S3PRL for {title}."""
 
-from pathlib import Path
+from pathlib import Path as _Path
 
-from avssl.export.upstream import {classes}
+from avssl.export import upstream as _upstream
 
 dependencies = ["torch", "avssl"]
-_FOLDER = Path(__file__).parent / "{encoder}"
+_FOLDER = _Path(__file__).parent / "{encoder}"
 
 
 def {name}(ckpt=None, model_config=None, refresh=False, **kwargs):
     """For AV-SUPERB: sound and pictures. ckpt: another folder written by avssl's export."""
-    return AvSuperbUpstream(ckpt or _FOLDER, model_config, **kwargs)
+    return _upstream.AvSuperbUpstream(ckpt or _FOLDER, model_config, **kwargs)
 '''
 HUB_SPEECH = '''
 
 def {name}_speech(ckpt=None, model_config=None, refresh=False, **kwargs):
     """For S3PRL: 16 kHz waveforms. ckpt: another folder written by avssl's export."""
-    return SpeechUpstream(ckpt or _FOLDER, model_config, **kwargs)
+    return _upstream.SpeechUpstream(ckpt or _FOLDER, model_config, **kwargs)
 '''
 
 
 def write(source: Source, folder: Path) -> None:
     """Write the folder; the S3PRL half is there where an encoder reads sound alone.
 
-    Raises UserError when a tower does not cut its input into patches ordered by time.
+    Raises UserError when a tower does not cut its input into patches.
     """
     speech = False
     for tower, read in source.towers.items():
         recipe = source.encoder.inputs[read]
         speech |= isinstance(recipe, FbankConfig) and recipe.sample_rate == 16000
-        patch_length(source.encoders[tower])
+        time_grid(source.encoder.towers[tower], recipe)
     (folder / ENCODER).mkdir()
     encoder_folder.write(source, folder / ENCODER)
     name = entry_name(source)
     values = {
-        "title": f"The encoder '{source.module}' of {source.encoders.name}",
+        "title": f"the encoder '{source.module}' of {source.encoders.name}",
         "encoder": ENCODER,
         "name": name,
-        "classes": "AvSuperbUpstream" + (", SpeechUpstream" if speech else ""),
     }
     texts = {"expert.py": EXPERT, "hubconf.py": HUB + (HUB_SPEECH if speech else "")}
     if speech:
@@ -122,9 +120,8 @@ def check(source: Source, folder: Path) -> float:
     if len(given) == 1:
         key = "audio_feats" if upstream.audio is not None else "video_feats"
     with torch.no_grad():
-        found = torch.cat(upstream([pair])[key])[:, 0]  # [L, D]
+        states = torch.cat(upstream([pair])[key])[:, 0]  # [L, D]
         layers = list(range(source.encoder.depth + 1))
         wanted = source.encoder(given, sample_rate=rate, fps=fps, layer=layers)[:, 0]  # [L, D]
-    if not found.isfinite().all():
-        raise UserError(f"{source.module} gives features that are not finite: train again")
-    return difference(found, wanted)
+        output = source.encoder(given, sample_rate=rate, fps=fps)  # [1, D]
+    return max(difference(states[: len(layers)], wanted), difference(states[-1:], output))

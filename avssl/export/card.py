@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 import avssl
+from avssl.blocks.transformer import Block
 from avssl.data.config import FbankConfig, FramesConfig
 from avssl.encoders.encoder import Encoder
 from avssl.export.benchmark_folder import entry_name
@@ -73,12 +74,26 @@ def _summary(source: Source, kind: str, worst: float) -> str:
         "sound" if isinstance(item, FbankConfig) else "pictures" for item in encoder.inputs.values()
     )
     text = (
-        f"An encoder of {heard}: {encoder.depth} blocks, features of width {encoder.width}, "
+        f"An encoder of {heard}: {_blocks(source)}, features of width {encoder.width}, "
         f"{parameters / 1e6:.2f} M parameters, fingerprint `{encoder.fingerprint}`. Written by "
         f"avssl {avssl.__version__} as {kind}; its features differ from the encoder's by at most "
         f"{worst:.1e} on random inputs, over the largest feature where that is above 1."
     )
     return text
+
+
+def _blocks(source: Source) -> str:
+    """How many transformer blocks each part has."""
+    parts = dict(source.encoder.towers.items())
+    if source.fusion is not None and source.encoder.fusion is not None:
+        parts[source.fusion.module] = source.encoder.fusion
+    counts = {
+        name: sum(isinstance(child, Block) for child in part.modules())
+        for name, part in parts.items()
+    }
+    if len(counts) == 1:
+        return f"{next(iter(counts.values()))} blocks"
+    return "blocks " + ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _example(source: Source, kind: str, folder: str) -> str:
@@ -175,6 +190,8 @@ def _inputs(source: Source) -> Iterator[str]:
 
 def _figures(source: Source) -> Iterator[str]:
     """What the run measured for this encoder's inputs, where it did."""
+    if source.teacher:
+        return  # the run measured its student
     figures = source.figures()
     inputs = list(source.encoder.inputs)
     key = inputs[0] if len(inputs) == 1 else "both"
@@ -198,8 +215,9 @@ def _figures(source: Source) -> Iterator[str]:
         clips = figures.get("clips")
         yield "## Figures"
         yield (
-            f"The run's own, on {clips} test clips of its data; probes read each tower's own "
-            "features:\n\n| | |\n|---|---:|\n" + "\n".join(rows)
+            f"The run's own, on {clips} test clips of its data; probes read the mean over a "
+            "tower's patches (both: of both towers, before their fusion):\n\n| | |\n|---|---:|\n"
+            + "\n".join(rows)
         )
 
 

@@ -1,10 +1,10 @@
-"""A plain ViT as a Hugging Face folder: ViTModel, or VideoMAEModel for clips where that is exact.
+"""A plain ViT as a Hugging Face folder: ViTModel, ASTModel, or VideoMAEModel where that is exact.
 
 ViTModel always has a LayerNorm behind its last block. A tower without one gets weight 1 and bias 0
 there, and its own features are `hidden_states[-1]`, in front of that norm; config.json says so. The
 pooler is the identity, so that `pooler_output` is the CLS token of `last_hidden_state`.
 
-Letters: B batch, N patches, D width.
+Letters: B batch, L layers, N patches, D width.
 """
 
 from __future__ import annotations
@@ -17,34 +17,29 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from avssl.blocks.transformer import Block
 from avssl.data.config import FbankConfig, FramesConfig
 from avssl.errors import UserError
+from avssl.export.hf_models import WITH_NORM, model_parts
 from avssl.export.source import Source, difference
-from avssl.export.vit import PlainViT, as_picture, plain_vit
+from avssl.export.vit import as_picture, plain_vit
 from avssl.optional import need
 
 TOLERANCE = 1e-5
-WITHOUT_NORM = "hidden_states[-1]"
-WITH_NORM = "last_hidden_state"
 
 
 def write(source: Source, folder: Path) -> None:
     """Write config.json, model.safetensors and preprocessor_config.json.
 
-    Raises UserError when neither ViTModel nor VideoMAEModel computes what the tower does.
+    Raises UserError when no model of transformers computes what the tower does.
     """
     vit = plain_vit(source, target="transformers")
+    config, weights = model_parts(vit, source.module)
     (recipe,) = source.encoder.inputs.values()
-    picture = vit.picture
-    if picture is not None:
-        config, weights = _vit_config(picture), _vit_tensors(picture)
-    else:
-        _check_videomae(vit, source.module)
-        config, weights = _videomae_config(vit), _videomae_tensors(vit)
-    processor = _fbank_processor(recipe) if isinstance(recipe, FbankConfig) else None
-    if isinstance(recipe, FramesConfig):
-        processor = _picture_processor(recipe, video=picture is None)
+    processor = (
+        _fbank_processor(recipe)
+        if isinstance(recipe, FbankConfig)
+        else _picture_processor(recipe, video=vit.picture is None)
+    )
     for name, value in (("config", config), ("preprocessor_config", processor)):
         (folder / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     weights = {key: tensor.detach().contiguous().clone() for key, tensor in weights.items()}
@@ -52,7 +47,10 @@ def write(source: Source, folder: Path) -> None:
 
 
 def check(source: Source, folder: Path) -> float:
-    """Largest difference between the encoder's tokens at all layers and those of transformers."""
+    """Largest difference between the encoder's tokens at all layers and those of transformers.
+
+    Raises UserError when transformers misses a tensor, or does not know one.
+    """
     transformers = need("transformers", extra="export", purpose="checking the export for it")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = getattr(transformers, config["architectures"][0])
@@ -62,153 +60,29 @@ def check(source: Source, folder: Path) -> float:
         raise UserError(f"transformers {transformers.__version__} does not take {wrong[0]!r}")
     encoder, inputs = source.encoder, source.draw(2)
     (x,) = inputs.values()
-    video = config["model_type"] == "videomae"
+    layers = list(range(encoder.depth + 1))
     with torch.no_grad():
-        pixels = x.transpose(1, 2) if video else as_picture(x)  # clips are [B, T, C, H, W] there
-        found = model.eval()(pixel_values=pixels, output_hidden_states=True)
-        layers = list(range(encoder.depth + 1))
-        prefix = 0 if video else 1
+        found = model.eval()(model_input(config["model_type"], x), output_hidden_states=True)
+        wanted = encoder.encode(inputs, layer=layers, pool="none")  # [L, B, N, D]
+        prefix = found.hidden_states[0].shape[1] - wanted.shape[2]
         hidden = torch.stack(found.hidden_states)[:, :, prefix:]  # [L, B, N, D]
-        worst = difference(hidden, encoder.encode(inputs, layer=layers, pool="none"))
-        last = found.last_hidden_state if config["avssl"]["features"] == WITH_NORM else hidden[-1]
-        last = last[:, prefix:] if last is found.last_hidden_state else last
+        worst = difference(hidden, wanted)
+        last = hidden[-1]
+        if config["avssl"]["features"] == WITH_NORM:
+            last = found.last_hidden_state[:, prefix:]  # [B, N, D]
         return max(worst, difference(last, encoder.encode(inputs, pool="none")))
 
 
-def _shared(vit: PlainViT, model: str, kind: str) -> dict[str, Any]:
-    return {
-        "architectures": [model],
-        "model_type": kind,
-        "hidden_size": vit.width,
-        "num_hidden_layers": len(vit.blocks),
-        "num_attention_heads": vit.heads,
-        "intermediate_size": vit.hidden,
-        "hidden_act": "gelu",
-        "layer_norm_eps": vit.eps,
-        "num_channels": vit.channels,
-        "attention_probs_dropout_prob": 0.0,
-        "hidden_dropout_prob": 0.0,
-        "dtype": "float32",
-    }
+def model_input(kind: str, x: Tensor) -> Tensor:
+    """An encoder's input as a model of transformers takes it.
 
-
-def _vit_config(vit: PlainViT) -> dict[str, Any]:
-    if vit.cls is None:
-        raise UserError(
-            "transformers' ViTModel needs a CLS token, and the tower has none: take --format "
-            "timm, safetensors or onnx"
-        )
-    return _shared(vit, "ViTModel", "vit") | {
-        "image_size": list(vit.size),
-        "patch_size": list(vit.patch),
-        "qkv_bias": vit.biased,
-        "pooler_act": "linear",
-        "pooler_output_size": vit.width,
-        "avssl": {"features": WITHOUT_NORM if vit.norm is None else WITH_NORM},
-    }
-
-
-def _videomae_config(vit: PlainViT) -> dict[str, Any]:
-    return _shared(vit, "VideoMAEModel", "videomae") | {
-        "image_size": list(vit.size[1:]),
-        "patch_size": list(vit.patch[1:]),
-        "num_frames": vit.size[0],
-        "tubelet_size": vit.patch[0],
-        "qv_bias": vit.biased,
-        "use_mean_pooling": vit.norm is None,  # without the final norm
-        "avssl": {"features": WITH_NORM},
-    }
-
-
-def _vit_tensors(vit: PlainViT) -> dict[str, Tensor]:
-    assert vit.cls is not None
-    eye = torch.eye(vit.width)
-    zero = torch.zeros(vit.width)
-    row = torch.zeros_like(vit.positions[:, :1])
-    named = {
-        "embeddings.cls_token": vit.cls,
-        "embeddings.position_embeddings": torch.cat([row, vit.positions], dim=1),  # [1, 1 + N, D]
-        "layernorm.weight": torch.ones(vit.width) if vit.norm is None else vit.norm.weight,
-        "layernorm.bias": zero if vit.norm is None else vit.norm.bias,
-        "pooler.dense.weight": eye,
-        "pooler.dense.bias": zero,
-    }
-    for index, block in enumerate(vit.blocks):
-        head = f"encoder.layer.{index}.attention.attention"
-        weights = block.attn.qkv.weight.chunk(3)
-        named |= {f"{head}.{n}.weight": w for n, w in zip(_QKV, weights, strict=True)}
-        if vit.biased:
-            biases = block.attn.qkv.bias.chunk(3)
-            named |= {f"{head}.{n}.bias": b for n, b in zip(_QKV, biases, strict=True)}
-    return named | _common_tensors(vit)
-
-
-def _videomae_tensors(vit: PlainViT) -> dict[str, Tensor]:
-    named: dict[str, Tensor] = {}
-    for index, block in enumerate(vit.blocks):
-        head = f"encoder.layer.{index}.attention.attention"
-        weights = block.attn.qkv.weight.chunk(3)
-        named |= {f"{head}.{n}.weight": w for n, w in zip(_QKV, weights, strict=True)}
-        if vit.biased:  # a bias of the keys shifts all scores of a query alike: softmax drops it
-            query, _, value = block.attn.qkv.bias.chunk(3)
-            named |= {f"{head}.q_bias": query, f"{head}.v_bias": value}
-    if vit.norm is not None:
-        named |= {"layernorm.weight": vit.norm.weight, "layernorm.bias": vit.norm.bias}
-    return named | _common_tensors(vit)
-
-
-_QKV = ("query", "key", "value")
-
-
-def _common_tensors(vit: PlainViT) -> dict[str, Tensor]:
-    """Patch embedding, and what blocks hold besides query, key and value."""
-    named = {
-        "embeddings.patch_embeddings.projection.weight": vit.weight,
-        "embeddings.patch_embeddings.projection.bias": vit.bias,
-    }
-    for index, block in enumerate(vit.blocks):
-        parts = _block_parts(block)
-        named |= {
-            f"encoder.layer.{index}.{name}.{key}": tensor
-            for name, layer in parts.items()
-            for key, tensor in layer.named_parameters()
-        }
-    return named
-
-
-def _block_parts(block: Block) -> dict[str, torch.nn.Module]:
-    return {
-        "layernorm_before": block.norm1,
-        "attention.output.dense": block.attn.proj,
-        "layernorm_after": block.norm2,
-        "intermediate.dense": block.mlp.fc1,
-        "output.dense": block.mlp.fc2,
-    }
-
-
-def _check_videomae(vit: PlainViT, module: str) -> None:
-    """Raise UserError where VideoMAEModel computes something else."""
-    reason = None
-    if vit.cls is not None:
-        reason = "it has a CLS token"
-    elif not torch.allclose(vit.positions[0], _videomae_table(vit), atol=1e-6):
-        reason = "its positions are others"
-    if reason is not None:
-        raise UserError(
-            f"{module} reads clips of {vit.size[0]} pictures, for which transformers has "
-            f"VideoMAEModel, but {reason}: take --format safetensors or onnx"
-        )
-
-
-def _videomae_table(vit: PlainViT) -> Tensor:
-    """VideoMAE's fixed positions [N, D]: of the running number, sines and cosines by turns."""
-    count = vit.positions.shape[1]
-    channel = torch.arange(vit.width, dtype=torch.float64)
-    angle = torch.arange(count, dtype=torch.float64)[:, None] / 10000 ** (
-        2 * (channel // 2) / vit.width
-    )
-    even = torch.arange(vit.width) % 2 == 0
-    return torch.where(even, angle.sin(), angle.cos()).to(vit.positions.dtype)
+    kind: its `model_type`. x: [B, 1, T, F] or [B, 3, T, H, W].
+    """
+    if kind == "videomae":
+        return x.transpose(1, 2)  # [B, T, 3, H, W]
+    if kind == "vit":
+        return as_picture(x)  # [B, 1, T, F] or [B, 3, H, W]
+    return x[:, 0]  # [B, T, F]
 
 
 def _fbank_processor(recipe: FbankConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d
+from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d, SwapAxes
 from avssl.errors import UserError
 from avssl.export.source import Source, difference
 from avssl.optional import need
@@ -52,7 +52,7 @@ class Exported(nn.Module):
         self.step = {
             read: _shorten(self.encoder.towers[tower]) for tower, read in source.towers.items()
         }
-        self.outputs = [*(f"{name}_tokens" for name in self.inputs), "pooled"]
+        self.outputs = [*(f"{name}_tokens" for name in source.towers.values()), "pooled"]
         if len(self.inputs) == 1:
             self.outputs = ["tokens", "pooled"]
 
@@ -118,8 +118,8 @@ def check(source: Source, folder: Path) -> float:
 
 
 def shorter(length: int, share: float, step: int) -> int:
-    """About this share of a length, in whole patches, at least one."""
-    return max(1, int(length * share) // step) * step
+    """About this share of a length, in whole patches, at least one; all of it without a step."""
+    return max(1, int(length * share) // step) * step if step else length
 
 
 def open_session(path: Path) -> Any:
@@ -136,14 +136,19 @@ def _root(error: BaseException) -> str:
 
 
 def _shorten(tower: nn.Module) -> int:
-    """Let the tower take shorter inputs; returns the length of a patch in time."""
+    """Let the tower take shorter inputs; returns the length of a patch in time, 0 where the first
+    patches are not the first in time."""
+    children = dict(tower.named_children())
+    if any(isinstance(child, SwapAxes) for child in children.values()):
+        return 0  # patches are not ordered by time
     step = 0
-    for name, child in list(tower.named_children()):
+    for name, child in children.items():
         table = getattr(child, "table", None)
         if isinstance(table, Tensor):
             setattr(tower, name, FirstPositions(table))
         if isinstance(child, (PatchEmbed2d, PatchEmbed3d)):
-            step = child.proj.kernel_size[0]
+            whole = child.proj.stride == child.proj.kernel_size
+            step = child.proj.stride[0] if whole else 0
     return step
 
 

@@ -57,6 +57,11 @@ class Source:
         return [*named, *trained][0]
 
     @property
+    def teacher(self) -> bool:
+        """Whether any of its towers was never trained itself."""
+        return any(self.encoders.roles.towers[name].teacher for name in self.towers)
+
+    @property
     def description(self) -> dict[str, Any]:
         """Where the weights come from, as plain values and without the folders of this machine."""
         plain = {
@@ -120,5 +125,7 @@ def difference(found: Tensor, wanted: Tensor) -> float:
         raise UserError(
             f"the export gives {list(found.shape)} where the encoder gives {list(wanted.shape)}"
         )
+    if not wanted.isfinite().all():
+        raise UserError("the encoder gives features that are not finite: train again")
     scale = max(1.0, float(wanted.abs().max()))
     return float((found - wanted).abs().max()) / scale

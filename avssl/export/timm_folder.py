@@ -95,7 +95,7 @@ def arguments(vit: PlainViT) -> dict[str, Any]:
         "num_heads": vit.heads,
         "mlp_ratio": vit.hidden / vit.width,
         "qkv_bias": vit.biased,
-        "class_token": vit.cls is not None,
+        "class_token": vit.front.shape[1] == 1,
         "pos_embed": "learn",  # a parameter; ours are a fixed table
         "final_norm": vit.norm is not None,
         "fc_norm": False,
@@ -106,8 +106,8 @@ def tensors(vit: PlainViT) -> dict[str, Tensor]:
     """The weights under timm's names."""
     named: dict[str, Tensor] = {}
     table = vit.positions  # [1, N, D]
-    if vit.cls is not None:
-        named["cls_token"] = vit.cls
+    if vit.front.shape[1]:
+        named["cls_token"] = vit.front
         table = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)  # [1, 1 + N, D]
     named["pos_embed"] = table
     named["patch_embed.proj.weight"] = vit.weight

@@ -13,6 +13,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 import avssl
-from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d
+from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d, SwapAxes
+from avssl.blocks.transformer import Block
 from avssl.data.batches import finish_inputs, stack_inputs
 from avssl.data.config import FbankConfig, FramesConfig
 from avssl.data.features import fbank, normalize
 from avssl.encoders.encoder import Encoder, Pool
+from avssl.encoders.load import Encoders
 from avssl.encoders.windows import SHORTEST, given_clips
 from avssl.errors import UserError
 
@@ -32,36 +35,7 @@ ROW = 0.010  # s, between two rows of a filterbank
 GROUP = 32  # windows encoded at a time
 
 
-class Upstream(nn.Module):
-    """The encoders of an exported folder by what they read: sound, pictures, both.
-
-    Args:
-        ckpt: the folder that `tools/export.py --format safetensors` writes.
-    """
-
-    def __init__(self, ckpt: str | os.PathLike[str]) -> None:
-        super().__init__()
-        encoders = avssl.load(ckpt)
-        self.parts = nn.ModuleDict({name: encoders[name] for name in encoders.names})
-        self.eval()
-
-    def reading(self, *kinds: type) -> Encoder | None:
-        """The encoder whose inputs are of exactly these kinds."""
-        for encoder in self.parts.values():
-            assert isinstance(encoder, Encoder)
-            if sorted(type(item).__name__ for item in encoder.inputs.values()) == sorted(
-                kind.__name__ for kind in kinds
-            ):
-                return encoder
-        return None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-
-class AvSuperbUpstream(Upstream):
+class AvSuperbUpstream(nn.Module):
     """AV-SUPERB's interface (arXiv 2309.10787): prepare sound and pictures apart, then features.
 
         upstream = AvSuperbUpstream("folder/encoder")
@@ -79,9 +53,15 @@ class AvSuperbUpstream(Upstream):
     ) -> None:
         """ckpt: the encoder folder. model_config: not needed, the folder holds everything; it is an
         argument because the benchmark passes it."""
-        super().__init__(ckpt)
-        self.audio, self.video = self.reading(FbankConfig), self.reading(FramesConfig)
-        self.fusion = self.reading(FbankConfig, FramesConfig)
+        super().__init__()
+        encoders = avssl.load(ckpt)
+        self.audio, self.video = _reading(encoders, FbankConfig), _reading(encoders, FramesConfig)
+        self.fusion = _reading(encoders, FbankConfig, FramesConfig)
+        if self.fusion is not None:  # one copy of the towers, also when they are trained
+            for alone in (self.audio, self.video):
+                if alone is not None and alone.name in self.fusion.towers:
+                    self.fusion.towers[alone.name] = alone.tower
+        self.eval()
 
     def preprocess_audio(self, audio: Tensor, audio_sample_rate: int) -> Tensor:
         """Filterbanks of the windows of a sound.
@@ -121,7 +101,7 @@ class AvSuperbUpstream(Upstream):
 
         source: of each clip, what `preprocess_audio` and `preprocess_video` gave.
 
-        Returns lists over layers, from the embedded patches to the last block: audio_feats,
+        Returns lists over layers, from the embedded patches to the encoder's output: audio_feats,
         video_feats and fusion_feats, each [B, 1, D], the mean over a clip; audio_seq_feats and
         video_seq_feats, [B, T, D], the mean over each step in time, padded with zeros.
         """
@@ -149,7 +129,7 @@ class AvSuperbUpstream(Upstream):
         return [x.mean(1, keepdim=True) for x in states.split(counts, dim=1)]
 
 
-class SpeechUpstream(Upstream):
+class SpeechUpstream(nn.Module):
     """S3PRL's interface: hidden states of 16 kHz waveforms, one step for each patch in time.
 
     upstream = SpeechUpstream("folder/encoder")
@@ -165,15 +145,18 @@ class SpeechUpstream(Upstream):
         **_: Any,
     ) -> None:
         """ckpt, model_config: as of `AvSuperbUpstream`."""
-        super().__init__(ckpt)
-        found = self.reading(FbankConfig)
+        super().__init__()
+        found = _reading(avssl.load(ckpt), FbankConfig)
         if found is None:
             raise UserError(f"{ckpt} has no encoder that reads sound alone, which S3PRL needs")
         self.audio = found
+        ((self.recipe),) = found.inputs.values()
+        self.grid = time_grid(found.tower, self.recipe)
+        self.eval()
 
     def get_downsample_rates(self, key: str) -> int:
         """Samples of one step; the same for every key."""
-        return round(patch_length(self.audio) * ROW * self.sample_rate)
+        return round(self.grid.length * ROW * self.sample_rate)
 
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
         """wavs: 16 kHz, [N_i] each. Returns hidden_states, a list over layers of [B, T, D] padded
@@ -187,9 +170,8 @@ class SpeechUpstream(Upstream):
     def _rows(self, wave: Tensor) -> tuple[Tensor, int]:
         """Filterbanks of a wave [N] in pieces [W, 1, T, F] of the trained length, the last of which
         ends with the wave, and the number of steps they hold. A shorter wave is repeated."""
-        ((recipe),) = self.audio.inputs.values()
+        recipe, step = self.recipe, self.grid.length
         assert isinstance(recipe, FbankConfig)
-        step = patch_length(self.audio)
         shift, frame = int(self.sample_rate * ROW), int(self.sample_rate * SHORTEST)
         rows = max(1 + (len(wave) - frame) // shift, step)
         count = rows // step
@@ -199,21 +181,66 @@ class SpeechUpstream(Upstream):
             wave = wave.repeat(math.ceil(samples / len(wave)))[:samples]
         bank = fbank(wave[None], sample_rate=self.sample_rate, bins=recipe.bins)
         bank = normalize(bank, mean=recipe.mean, std=recipe.std)  # [1, T', F]
-        last = max(count * step - recipe.frames, 0)
-        starts = [*range(0, last, recipe.frames), last]
+        held = self.grid.steps * step  # rows that a piece has steps for
+        last = max(count * step - held, 0)
+        starts = [*range(0, last, held), last]
         pieces = [bank[:, first : first + recipe.frames] for first in starts]
         return torch.stack(pieces), count
 
 
-def patch_length(encoder: Encoder) -> int:
-    """Filterbank rows or pictures of one patch.
+@dataclass(frozen=True)
+class TimeGrid:
+    """How a tower's tokens lie in time.
 
-    Raises UserError when the tower does not cut its input into patches ordered by time.
+    steps: in a window. length: filterbank rows or pictures from one to the next. last: whether
+    tokens are ordered by time within bins, not by bins within time.
     """
-    for child in encoder.tower.modules():
-        if isinstance(child, (PatchEmbed2d, PatchEmbed3d)):
-            return child.proj.kernel_size[0]
-    raise UserError(f"{encoder.name} does not begin with patches ordered by time")
+
+    steps: int
+    length: int
+    last: bool
+
+    def mean(self, tokens: Tensor) -> Tensor:
+        """[..., N, D] -> [..., T, D]: the mean over each step in time."""
+        if self.last:
+            return tokens.unflatten(-2, (-1, self.steps)).mean(-3)
+        return tokens.unflatten(-2, (self.steps, -1)).mean(-2)
+
+
+def time_grid(tower: nn.Module, recipe: FbankConfig | FramesConfig) -> TimeGrid:
+    """The time grid of a tower that reads an input made as `recipe` says.
+
+    Raises UserError when the tower does not cut its input into patches.
+    """
+    children = list(tower.modules())
+    stem = next((item for item in children if isinstance(item, (PatchEmbed2d, PatchEmbed3d))), None)
+    if stem is None:
+        raise UserError("a tower does not begin with patches, so that its steps in time are open")
+    last = any(isinstance(item, SwapAxes) for item in children)
+    axis = 1 if last else 0
+    patch, stride = stem.proj.kernel_size[axis], stem.proj.stride[axis]
+    return TimeGrid((recipe.frames - patch) // stride + 1, stride, last)
+
+
+def _reading(encoders: Encoders, *kinds: type) -> Encoder | None:
+    """The encoder whose inputs are of exactly these kinds."""
+    wanted = sorted(kind.__name__ for kind in kinds)
+    for name in encoders.names:
+        if sorted(type(item).__name__ for item in encoders[name].inputs.values()) == wanted:
+            return encoders[name]
+    return None
+
+
+def ends_in_norm(encoder: Encoder) -> bool:
+    """Whether its output is not that of its last block."""
+    deep = [encoder.fusion] if encoder.fusion is not None else list(encoder.towers.values())
+    for part in deep:
+        blocks = [child for child in part.modules() if isinstance(child, Block)]
+        inner = {id(child) for block in blocks for child in block.modules()}
+        norms = [child for child in part.modules() if isinstance(child, nn.LayerNorm)]
+        if any(id(norm) not in inner for norm in norms):
+            return True
+    return False
 
 
 def _prepared(
@@ -235,13 +262,18 @@ def _prepared(
 
 
 def _grouped(encoder: Encoder, inputs: Mapping[str, Tensor], pool: Pool) -> Tensor:
-    """Features of many windows at every layer, GROUP at a time: [L, W, ...]."""
+    """Features of many windows, GROUP at a time, at every layer and, where that is something else,
+    of the encoder's output: [L, W, ...]."""
     layers = list(range(encoder.depth + 1))
+    more = ends_in_norm(encoder)
     count = len(next(iter(inputs.values())))
     found = []
     for first in range(0, count, GROUP):
         part = {name: x[first : first + GROUP].to(encoder.device) for name, x in inputs.items()}
-        found.append(encoder.encode(part, layer=layers, pool=pool))
+        states = encoder.encode(part, layer=layers, pool=pool)
+        if more:
+            states = torch.cat([states, encoder.encode(part, pool=pool)[None]])
+        found.append(states)
     return torch.cat(found, dim=1)
 
 
@@ -249,8 +281,7 @@ def _in_time(encoder: Encoder, clips: Sequence[Tensor]) -> list[Tensor]:
     """Of each clip's windows [W, ...], the mean over each step in time: [L, W, T, D]."""
     ((name, recipe),) = encoder.inputs.items()
     tokens = _grouped(encoder, {name: torch.cat(list(clips))}, "none")  # [L, W', N, D]
-    steps = recipe.frames // patch_length(encoder)
-    states = tokens.unflatten(2, (steps, -1)).mean(3)  # [L, W', T, D]
+    states = time_grid(encoder.tower, recipe).mean(tokens)  # [L, W', T, D]
     return list(states.split([len(clip) for clip in clips], dim=1))
 
 

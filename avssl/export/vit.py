@@ -1,6 +1,6 @@
 """Towers that are a plain ViT: what other libraries need to know of them, read off the module.
 
-Letters: B batch, N patches, D width.
+Letters: B batch, N patches, P tokens in front, D width.
 """
 
 from __future__ import annotations
@@ -9,39 +9,44 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 
-from avssl.blocks.layers import LayerNorm
-from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d
+from avssl.blocks.layers import FinalNorm, LayerNorm
+from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d, SwapAxes
 from avssl.blocks.tokens import ClsToken
 from avssl.blocks.transformer import Block, Transformer
 from avssl.errors import UserError
 from avssl.export.source import Source
-from avssl.graph.graph import Call, SubGraph
+from avssl.graph.graph import SubGraph
+from avssl.ops.patches import patch_grid
 
 
 @dataclass(frozen=True)
 class PlainViT:
-    """Patches, fixed positions, CLS, pre-norm blocks, and a norm where there is one.
+    """Patches, tokens in front, positions for both, pre-norm blocks, and a norm where there is one.
 
     Attributes:
         size: lengths of the input behind batch and channels: [T, F] or [T, H, W].
-        patch: of a patch, along the same axes.
+        patch: of a patch, along the axes that are cut. stride: from one patch to the next.
+        turned: a spectrogram's axes are swapped before it is cut: [F, T].
         channels: of the input.
         weight: of the convolution that embeds patches: [D, channels, *patch]. bias: [D].
+        front: [1, P, D], CLS and other tokens, with their positions added; P may be 0.
         positions: [1, N, D], added to the patches.
-        cls: [1, 1, D], the CLS token with its position added, if there is one.
         blocks: of the transformer.
         norm: behind the last block, if there is one.
     """
 
     size: tuple[int, ...]
     patch: tuple[int, ...]
+    stride: tuple[int, ...]
+    turned: bool
     channels: int
     weight: Tensor
     bias: Tensor
+    front: Tensor
     positions: Tensor
-    cls: Tensor | None
     blocks: tuple[Block, ...]
     norm: nn.LayerNorm | None
 
@@ -52,9 +57,13 @@ class PlainViT:
             return self
         if self.size[0] != 1:
             return None
-        return replace(
-            self, size=self.size[1:], patch=self.patch[1:], weight=self.weight.squeeze(2)
-        )
+        size, patch, stride = self.size[1:], self.patch[1:], self.stride[1:]
+        return replace(self, size=size, patch=patch, stride=stride, weight=self.weight.squeeze(2))
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether patches do not overlap, axes are as they come, and at most CLS is in front."""
+        return self.stride == self.patch and not self.turned and self.front.shape[1] <= 1
 
     @property
     def width(self) -> int:
@@ -100,46 +109,55 @@ def plain_vit(source: Source, *, target: str) -> PlainViT:
     return _Reader(module, f"the tower '{tower}'", target).read(source.shape(read))
 
 
+def without_model(what: str, target: str, reason: str) -> NoReturn:
+    """Raise UserError: a library has no model for this tower."""
+    raise UserError(
+        f"{what} {reason}, and {target} has no model for that: take --format safetensors or onnx"
+    )
+
+
 class _Reader:
     def __init__(self, tower: SubGraph, what: str, target: str) -> None:
         self.tower, self.what, self.target = tower, what, target
 
     def read(self, shape: tuple[int, ...]) -> PlainViT:
         chain = self._chain()
+        turned = self._take(chain, SwapAxes) is not None
         stem = self._take(chain, PatchEmbed2d, PatchEmbed3d)
         if stem is None:
             self._refuse("begins with no patch embedding")
-        positions = self._table(chain)
-        cls = self._take(chain, ClsToken)
-        if positions is None:
-            positions = self._table(chain)
+        table = self._table(chain)
+        front = self._take(chain, ClsToken)
+        if table is None:
+            table = self._table(chain)
         transformer = self._take(chain, Transformer)
-        if positions is None or transformer is None:
-            self._refuse("is no patch embedding with positions and a transformer behind")
-        norm = self._take(chain, LayerNorm)
+        norm = self._take(chain, LayerNorm, FinalNorm)
         if chain:
-            self._refuse(f"has a {type(chain[0]).__name__} behind its transformer")
-        if not len(transformer.blocks):
-            self._refuse("has a transformer without blocks")
-        token = None if cls is None else cls.cls_token.detach()
-        table = positions.detach()  # [1, N, D] or [1, 1 + N, D]
-        patch = stem.proj.kernel_size
-        count = math.prod(length // part for length, part in zip(shape[1:], patch, strict=True))
-        if table.shape[1] == 1 + count and token is not None:
-            token = token + table[:, :1]  # [1, 1, D]
-            table = table[:, 1:]  # [1, N, D]
-        if table.shape[1] != count:
-            self._refuse(f"has {table.shape[1]} positions for {count} patches")
+            self._refuse(f"holds a {type(chain[0]).__name__}")
+        if table is None or transformer is None or not len(transformer.blocks):
+            self._refuse("lacks positions or transformer blocks")
+        tokens = torch.zeros_like(table[:, :0]) if front is None else front.cls_token.detach()
+        size = shape[:0:-1] if turned else shape[1:]
+        conv = stem.proj
+        patches = math.prod(patch_grid(size, conv.kernel_size, conv.stride))
+        rows = table.shape[1] - patches  # of the tokens in front
+        if rows == tokens.shape[1]:
+            tokens = tokens + table[:, :rows]  # [1, P, D]
+        elif rows != 0:
+            self._refuse(f"has {table.shape[1]} positions for {patches} patches")
+        inner = None if norm is None else norm.norm
         vit = PlainViT(
             size=shape[1:],
-            patch=tuple(patch),
+            patch=tuple(conv.kernel_size),
+            stride=tuple(conv.stride),
+            turned=turned,
             channels=shape[0],
-            weight=stem.proj.weight.detach(),
-            bias=stem.proj.bias.detach(),
-            positions=table,
-            cls=token,
+            weight=conv.weight.detach(),
+            bias=conv.bias.detach(),
+            front=tokens,
+            positions=table[:, rows:],
             blocks=tuple(transformer.blocks),
-            norm=None if norm is None else norm.norm,
+            norm=inner if isinstance(inner, nn.LayerNorm) else None,
         )
         norms = [item for block in vit.blocks for item in (block.norm1, block.norm2)]
         if {item.eps for item in [*norms, *([vit.norm] if vit.norm else [])]} != {vit.eps}:
@@ -152,12 +170,12 @@ class _Reader:
         key = dict(self.tower.results)["tokens"]
         chain: list[nn.Module] = []
         while key in made:
-            call: Call = made[key]
+            call = made[key]
             chain.append(self.tower.get_submodule(call.module))
-            required = [read for port, read in call.inputs if port == "x"]
-            if len(required) != 1:
-                self._refuse(f"joins several inputs in '{call.name}'")
-            key = required[0]
+            read = dict(call.inputs).get("x")
+            if read is None:
+                self._refuse(f"calls '{call.module}', which is no step of a ViT")
+            key = read
         return chain[::-1]
 
     def _take(self, chain: list[nn.Module], *kinds: type[nn.Module]) -> Any:
@@ -170,13 +188,10 @@ class _Reader:
         if not isinstance(table, Tensor) or table.ndim != 3:
             return None
         chain.pop(0)
-        return table
+        return table.detach()
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise UserError(
-            f"{self.what} {reason}, so {self.target} has no model for it: take --format "
-            "safetensors or onnx"
-        )
+        without_model(self.what, self.target, reason)
 
 
 def picture_vit(source: Source, *, target: str) -> PlainViT:
@@ -185,12 +200,12 @@ def picture_vit(source: Source, *, target: str) -> PlainViT:
     Arguments and errors as of `plain_vit`; it also raises when the tower reads several pictures.
     """
     vit = plain_vit(source, target=target)
+    if not vit.side_by_side:
+        reason = f"has {vit.front.shape[1]} tokens in front, or patches that overlap"
+        without_model(source.module, target, reason)
     if vit.picture is None:
-        frames, tubelet = vit.size[0], vit.patch[0]
-        raise UserError(
-            f"{source.module} reads clips of {frames} pictures in tubelets of {tubelet}, and "
-            f"{target} reads one picture: take --format safetensors or onnx"
-        )
+        reason = f"reads clips of {vit.size[0]} pictures in tubelets of {vit.patch[0]}"
+        without_model(source.module, target, reason)
     return vit.picture
 
 

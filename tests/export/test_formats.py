@@ -162,7 +162,7 @@ def test_onnx_at_other_batch_sizes_and_lengths(mavil: Path, tmp_path: Path, modu
 def test_towers_that_a_library_has_no_model_for(mavil: Path, tmp_path: Path) -> None:
     for module, kind, words in (
         ("video", "timm", "4 pictures in tubelets of 2"),
-        ("video", "hf", "it has a CLS token"),
+        ("video", "hf", "4 pictures with a CLS token"),
         ("audio_video", "timm", "joins 2 towers"),
         ("audio_video", "hf", "joins 2 towers"),
     ):

@@ -1,0 +1,248 @@
+"""The tool: folders that are whole or not there, sentences for mistakes, cards."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import avssl
+from avssl.errors import UserError
+from avssl.export import encoder_folder
+from avssl.export.command import export
+from tests.export.conftest import trained
+from tests.train import tiny
+
+TOOL = Path(__file__).parents[2] / "tools" / "export.py"
+
+PLUGIN = '''\
+"""A block of the user's own."""
+
+import torch
+from torch import Tensor, nn
+
+from avssl.registry import register
+
+
+@register("scale_tokens")
+class ScaleTokens(nn.Module):
+    """Multiplies tokens by a learned number."""
+
+    outputs = ("tokens",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(1))
+
+    def init_weights(self) -> None:
+        nn.init.ones_(self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+'''
+
+
+def run_tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run tools/export.py in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOOL.parents[1])}
+    command = [sys.executable, str(TOOL), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_tool_writes_once_and_refuses_what_is_in_the_way(mavil: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "audio"
+    first = run_tool(mavil, "--module", "audio", "--format", "safetensors", "--out", out)
+    assert first.returncode == 0, first.stderr
+    assert "largest difference 0" in first.stdout
+    before = content(out)
+    assert sorted(before) == [
+        "card.md", "encoder.yaml", "export.json", "graphs/mavil_stage2.yaml", "model.safetensors",
+        "towers/vit_audio.yaml",
+    ]  # fmt: skip
+    assert os.listdir(out.parent) == ["audio"]  # nothing half written is left
+    assert out.stat().st_mode & 0o777 == 0o777 & ~_umask()
+    again = run_tool(mavil, "--module", "audio", "--format", "safetensors", "--out", out)
+    assert again.returncode == 0 and "already" in again.stdout
+    other = run_tool(mavil, "--module", "video", "--format", "safetensors", "--out", out)
+    assert other.returncode == 2
+    assert "holds another export (module is 'audio' there" in other.stderr
+    assert content(out) == before
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_mistakes_are_sentences(mavil: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here first")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    untrained = tmp_path / "untrained"
+    for name in ("config.yaml", "graphs", "towers"):
+        source, target = mavil / name, untrained / name
+        for path in [source, *source.rglob("*")]:
+            if path.is_file():
+                place = target / path.relative_to(source) if source.is_dir() else target
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(path.read_bytes())
+    out = tmp_path / "out"
+    for path, module, kind, where, words in (
+        (mavil, "sound", "onnx", out, r"no encoder 'sound': it has audio, video, audio_video"),
+        (mavil, "audio", "tflite", out, r"no format 'tflite': choose one of safetensors, timm"),
+        (mavil, "audio", "safetensors", tmp_path / "file", r"--out .*file is there already"),
+        (mavil, "audio", "safetensors", tmp_path / "file" / "in", r"lies inside a file"),
+        (mavil, "audio", "safetensors", tmp_path / "full", r"--out .*full is there already"),
+        (untrained, "audio", "safetensors", out, r"holds no intact checkpoint of stage2"),
+        (tmp_path / "nowhere", "audio", "safetensors", out, r"nowhere does not exist"),
+    ):
+        with pytest.raises(UserError, match=words):
+            export(path, module=module, kind=kind, out=where)
+    assert not out.exists()
+    assert content(tmp_path / "full") == {"mine.txt": b"mine"}
+    assert (tmp_path / "file").read_text() == "here first"
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    with pytest.raises(UserError, match="its stages are stage1, stage2"):
+        export(mavil, module="audio", kind="safetensors", out=out, stage="stage3")
+
+
+def test_an_export_that_differs_is_not_shown(
+    mavil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_folder, "check", lambda source, folder: 0.25)
+    with pytest.raises(UserError, match=r"differs from the encoder by 0\.25"):
+        export(mavil, module="audio", kind="safetensors", out=tmp_path / "out")
+    monkeypatch.setattr(encoder_folder, "check", lambda source, folder: float("nan"))
+    with pytest.raises(UserError, match="differs from the encoder by nan"):
+        export(mavil, module="audio", kind="safetensors", out=tmp_path / "out")
+
+    def stopped(source: object, folder: Path) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encoder_folder, "check", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export(mavil, module="audio", kind="safetensors", out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_incomplete_export_is_not_taken_for_whole(mavil: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(mavil, module="audio", kind="safetensors", out=out)
+    (out / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="is there already"):
+        export(mavil, module="audio", kind="safetensors", out=out)
+
+
+def test_an_export_of_an_export_and_of_another_stage(mavil: Path, tmp_path: Path) -> None:
+    export(mavil, module="audio_video", kind="safetensors", out=tmp_path / "a", stage="stage1")
+    export(tmp_path / "a", module="video", kind="safetensors", out=tmp_path / "b")
+    wanted = avssl.load(mavil, module="video", stage="stage1")
+    found = avssl.load(tmp_path / "b", module="video")
+    x = {"video": torch.randn(2, 3, 4, 32, 32)}
+    assert torch.equal(found.encode(x), wanted.encode(x))
+
+
+def test_plugins_and_arguments_come_along(tmp_path: Path) -> None:
+    """A tower with a block of the user's own, in a run whose configuration is gone afterwards."""
+    text = tiny.EXPERIMENT.replace(
+        "  second: {{graph: graphs/promoted.yaml, steps: 6, repeat: 2}}\n", ""
+    )
+    path = tiny.write(tmp_path, text.replace("epochs: 1.5", "steps: 2"))
+    student = tiny.STUDENT.replace("towers/vit_audio.yaml", "towers/scaled.yaml")
+    graphs = path.parent / "graphs"
+    (graphs / "student.yaml").write_text(f"plugins: [../blocks/scale.py]\n{student}")
+    (path.parent / "blocks").mkdir()
+    (path.parent / "blocks" / "scale.py").write_text(PLUGIN)
+    tower = (path.parent / "towers" / "vit_audio.yaml").read_text()
+    tower = tower.replace("modules:\n", "modules:\n  scale: {type: scale_tokens}\n")
+    tower = tower.replace(
+        "pooled: {call: pool, in: {x: encoded}}",
+        "scaled: {call: scale, in: {x: encoded}}\n  pooled: {call: pool, in: {x: scaled}}",
+    )
+    tower = tower.replace("tokens: encoded ", "tokens: scaled ")
+    (path.parent / "towers" / "scaled.yaml").write_text(tower)
+    run = trained(path)
+    out = tmp_path / "out"
+    assert export(run, module="audio", kind="safetensors", out=out) == 0
+    assert (out / "blocks" / "scale.py").read_text() == PLUGIN
+    wanted = avssl.load(run, module="audio")
+    x = {"audio": torch.randn(2, 1, 32, 32)}
+    expected = wanted.encode(x)
+    run.rename(tmp_path / "gone")
+    found = avssl.load(out.rename(tmp_path / "moved"), module="audio")
+    assert torch.equal(found.encode(x), expected)
+    with pytest.raises(UserError, match="holds a ScaleTokens"):
+        export(tmp_path / "moved", module="audio", kind="timm", out=tmp_path / "timm")
+
+
+def test_the_card_says_how_to_use_it(mavil: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (mavil / "results.json").write_text(
+        json.dumps(
+            {
+                "stage2": {
+                    "clips": 400,
+                    "majority": 0.125,
+                    "linear": {"audio": 0.4875, "both": 0.67},
+                    "retrieval": {"audio_to_video": {"r1": 0.1, "clips": 400}},
+                }
+            }
+        )
+    )
+    out = tmp_path / "out"
+    export(mavil, module="audio", kind="hf", out=out)
+    text = (out / "README.md").read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["library_name"] == "transformers" and "avssl" in front["tags"]
+    fingerprint = avssl.load(mavil, module="audio").fingerprint
+    for words in (
+        "48.8 %", "12.5 %", "linear probe, audio", "10.0 %", "stage: stage2", fingerprint,
+        "16000 Hz", "(x - -4.26774) / (2 x 4.569)", "width: 16", "Apache-2.0", "never read",
+    ):  # fmt: skip
+        assert words in text, words
+    assert str(tmp_path) not in text
+    # the example runs as it stands
+    code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
+    names = {"wav": torch.randn(32000).numpy()}
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        exec(code, names)
+    finally:
+        os.chdir(here)
+    assert names["pixels"].shape == (1, 1, 64, 32)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "timm", "onnx", "avsuperb"])
+def test_examples_of_cards_run(
+    kind: str, mavil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in {"timm": ["timm"], "onnx": ["onnx", "onnxruntime"]}.get(kind, []):
+        pytest.importorskip(package)
+    export(mavil, module="audio", kind=kind, out=tmp_path / "out")
+    card = tmp_path / "out" / ("README.md" if kind == "timm" else "card.md")
+    code = re.search(r"```python\n(.*?)```", card.read_text(), re.S).group(1)
+    x = torch.randn(1, 1, 64, 32)
+    names = {
+        "waveform": torch.randn(44100),
+        "wav": torch.randn(16000),
+        "pictures": torch.zeros(4, 3, 32, 32, dtype=torch.uint8),
+        "x": x,
+        "audio": x.numpy(),
+    }
+    monkeypatch.chdir(tmp_path)
+    with torch.no_grad():
+        exec(code, names)
+    sys.modules.pop("hubconf", None)

@@ -1,0 +1,107 @@
+"""Encoders of other projects' layouts go back to the library that they came from."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+import avssl
+from avssl.errors import UserError
+from avssl.export.command import export
+from avssl.graph.graph import Graph
+from tests.train.tiny import CONFIGS
+
+SIZES = {"width": 32, "depth": 2, "heads": 2}
+FRAMES = {"type": "frames", "size": 32}
+PICTURE = {**FRAMES, "frames": 1, "seconds": 0.04}
+FBANK = {"type": "fbank", "bins": 32, "frames": 64}
+
+
+def written(folder: Path, graph: str, args: Mapping[str, Any], **inputs: Any) -> Path:
+    """An encoder folder of a layout with random weights, at a size for tests."""
+    path = CONFIGS / "graphs" / "encoders" / f"{graph}.yaml"
+    args = {**SIZES, **args}
+    built = Graph.from_file(path, args=args, seed=1)
+    for parameter in built.parameters():  # norms and biases too, which begin at 1 and 0
+        torch.nn.init.normal_(parameter, std=0.2)
+    folder.mkdir()
+    save_file({key: x.contiguous() for key, x in built.state_dict().items()}, folder / WEIGHTS)
+    data = {"window": 1.0, "inputs": inputs}
+    file = {"name": graph, "graph": str(path), "args": args, "data": data}
+    (folder / "encoder.yaml").write_text(yaml.safe_dump(file))
+    return folder
+
+
+WEIGHTS = "model.safetensors"
+LAYOUTS = {
+    "vit": ("image", "image", {"image": 32, "norm_eps": 1e-12}, {"video": PICTURE}),
+    "vit_unnormed": ("image", "image", {"image": 32, "norm": "none"}, {"video": PICTURE}),
+    "ast": (
+        "ast", "audio", {"mel_frames": 64, "mel_bins": 32, "norm_eps": 1e-12}, {"audio": FBANK},
+    ),
+    "videomae": (
+        "clip", "video", {"image": 32, "frames": 4}, {"video": {**FRAMES, "frames": 4}},
+    ),
+    "videomae_unnormed": (
+        "clip", "video", {"image": 32, "frames": 4, "norm": "none"},
+        {"video": {**FRAMES, "frames": 4}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hf(layout: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    graph, module, args, inputs = LAYOUTS[layout]
+    folder = written(tmp_path / "in", graph, args, **inputs)
+    assert export(folder, module=module, kind="hf", out=tmp_path / "out") <= 1e-5
+    wanted = {"vit": "ViTModel", "ast": "ASTModel", "videomae": "VideoMAEModel"}
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == [wanted[layout.partition("_")[0]]]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_every_encoder_can_become(layout: str, tmp_path: Path) -> None:
+    graph, module, args, inputs = LAYOUTS[layout]
+    folder = written(tmp_path / "in", graph, args, **inputs)
+    assert export(folder, module=module, kind="safetensors", out=tmp_path / "copy") == 0
+    first, copy = (avssl.load(path, module=module) for path in (folder, tmp_path / "copy"))
+    assert first.fingerprint == copy.fingerprint
+    assert export(folder, module=module, kind="avsuperb", out=tmp_path / "bench") <= 1e-5
+
+
+def test_cavmae_with_its_shared_block(tmp_path: Path) -> None:
+    args = {"depth": 1, "mel_frames": 64, "mel_bins": 32, "image": 32}
+    folder = written(tmp_path / "in", "cavmae", args, audio=FBANK, video=PICTURE)
+    name = avssl.load(folder).names[-1]
+    assert export(folder, module=name, kind="safetensors", out=tmp_path / "copy") == 0
+    assert export(folder, module=name, kind="avsuperb", out=tmp_path / "bench") <= 1e-5
+    with pytest.raises(UserError, match="AddVector"):
+        export(folder, module="audio", kind="hf", out=tmp_path / "hf")
+
+
+@pytest.mark.parametrize("layout", ["ast", "vit"])
+def test_onnx(layout: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    graph, module, args, inputs = LAYOUTS[layout]
+    folder = written(tmp_path / "in", graph, args, **inputs)
+    assert export(folder, module=module, kind="onnx", out=tmp_path / "out") <= 1e-4
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_timm_with_and_without_cls(prefix: int, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    args = {"image": 32, "norm_eps": 1e-12, "prefix": prefix}
+    folder = written(tmp_path / "in", "image", args, video=PICTURE)
+    assert export(folder, module="image", kind="timm", out=tmp_path / "out") <= 1e-5
+
+
+def test_tokens_that_timm_does_not_know(tmp_path: Path) -> None:
+    folder = written(tmp_path / "in", "image", {"image": 32, "prefix": 2}, video=PICTURE)
+    with pytest.raises(UserError, match="2 tokens in front"):
+        export(folder, module="image", kind="timm", out=tmp_path / "out")
