@@ -88,6 +88,8 @@ def finetune(
     allow: Sequence[str],
 ) -> dict[str, Any]:
     """Arguments, result and errors as of `avssl.finetune.run`; `path` is the file."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("fine-tuning runs in one process: start it without torchrun")
     config, document = read_file(path, overrides)
     device = _device(config.train.device)
     av = avssl.load(model, stage=stage, layout=layout, allow=allow)

@@ -1,6 +1,6 @@
 """Which patches a tower sees while it is fine-tuned (MAViL, AudioMAE).
 
-Letters: B batch, T rows and F columns of a spectrogram's patches, N patches, K kept patches.
+Letters: B batch, R rows and S columns of a spectrogram's patches, N patches, K kept patches.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ def kept(size: int, share: float) -> int:
 
 
 def structured_keep(
-    batch: int, grid: list[int], *, time: float, frequency: float, device: torch.device
+    batch: int, grid: list[int], *, shares: tuple[float, float], device: torch.device
 ) -> Tensor:
     """Rows, then columns of a spectrogram's patches are hidden, drawn for each clip.
 
     Args:
         batch: B.
-        grid: [T, F].
-        time, frequency: shares of hidden rows and columns.
+        grid: rows R and columns S of the patches; rows are times but in a tower that turns the
+            spectrogram.
+        shares: of hidden rows and columns.
 
     Returns:
-        int64 [B, K], K = floor(T (1 - time)) * floor(F (1 - frequency)); patch t F + f, rising.
+        int64 [B, K], K = floor(R (1 - share)) * floor(S (1 - share)); patch r S + s, rising.
     """
-    rows = random_keep(batch, grid[0], share=time, device=device)  # [B, rows]
-    columns = random_keep(batch, grid[1], share=frequency, device=device)  # [B, columns]
+    rows = random_keep(batch, grid[0], share=shares[0], device=device)  # [B, rows]
+    columns = random_keep(batch, grid[1], share=shares[1], device=device)  # [B, columns]
     return (rows[:, :, None] * grid[1] + columns[:, None, :]).flatten(1)  # [B, K]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avssl.blocks.stems import SwapAxes
 from avssl.data.config import FbankConfig, FramesConfig
 from avssl.encoders.encoder import Encoder
 from avssl.encoders.roles import Fusion, Roles
@@ -60,13 +61,16 @@ class TowerCall:
         port: where its input goes.
         input: name in the batch.
         prefix: tokens in front of those of the patches.
-        grid: patches along the axes of its input; None where they are not known.
+        grid: patches along the axes of the spectrogram or the pictures, in the tower's order; None
+            where they are not known.
+        turned: the tower reads the spectrogram as bins x frames.
     """
 
     port: str
     input: str
     prefix: int
     grid: list[int] | None
+    turned: bool
 
 
 class Classifier(nn.Module):
@@ -103,18 +107,20 @@ class Classifier(nn.Module):
         self, batch: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None
     ) -> Tensor:
         """What the head reads, [B, sum of D]; arguments as of `forward`."""
-        tokens = {}
+        outputs = {}
         for name, tower in self.towers.items():
             given = {tower.port: batch[tower.input]}
             if keep is not None and name in keep:
                 given[KEEP] = keep[name]
             out = self.graph.get_submodule(name)(**given)
-            tokens[name] = out[TOKENS] if isinstance(out, dict) else out  # [B, prefix + K, D]
-        if self.fusion is not None:
-            ports = {port: name for port, (name, _) in self.fusion.ports.items()}
+            outputs[name] = out if isinstance(out, dict) else {TOKENS: out}
+        if self.fusion is None:
+            tokens = {name: out[TOKENS] for name, out in outputs.items()}  # [B, prefix + K, D]
+        else:
+            ports = self.fusion.ports
             join = self.graph.get_submodule(self.fusion.module)
-            fused = join(**{port: tokens[name] for port, name in ports.items()})
-            tokens = {name: fused[port] for port, name in ports.items()}
+            fused = join(**{port: outputs[name][out] for port, (name, out) in ports.items()})
+            tokens = {name: fused[port] for port, (name, _) in ports.items()}
         pooled = [tokens[name][:, tower.prefix :].mean(1) for name, tower in self.towers.items()]
         return torch.cat(pooled, dim=1)  # [B, sum of D]
 
@@ -125,8 +131,12 @@ class Classifier(nn.Module):
             if tower.grid is None or not _masked(tower.grid, config):
                 continue
             if len(tower.grid) == 2:
+                shares = (config.time, config.frequency)
                 found[name] = structured_keep(
-                    batch, tower.grid, time=config.time, frequency=config.frequency, device=device
+                    batch,
+                    tower.grid,
+                    shares=shares[::-1] if tower.turned else shares,
+                    device=device,
                 )
             else:
                 patches = math.prod(tower.grid)
@@ -177,13 +187,25 @@ def build_classifier(
         towers[name] = _tower(_sub_graph(graph.get_submodule(name)), name, port, read, inputs)
     classifier = Classifier(graph, towers, fusion)
     _check_masks(classifier, config.mask)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        zeros = {name: torch.zeros(1, *input_shape(recipe)) for name, recipe in inputs.items()}
-        width = classifier.eval().features(zeros).shape[1]
+    width = _leave_unread(classifier.eval(), inputs)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         graph.add_module(HEAD, Head(width, classes, std=config.train.head_std))
     graph.options[HEAD] = ModuleOptions(lr_scale=config.train.head_lr_scale)
     return classifier
+
+
+def _leave_unread(classifier: Classifier, inputs: Mapping[str, FbankConfig | FramesConfig]) -> int:
+    """Do not train what no feature depends on, such as a last block that the fusion goes past.
+    Returns the width of the features."""
+    zeros = {name: torch.zeros(1, *input_shape(recipe)) for name, recipe in inputs.items()}
+    with torch.enable_grad():
+        features = classifier.features(zeros)
+        features.sum().backward()
+    for parameter in classifier.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+    return features.shape[1]
 
 
 def _build(
@@ -271,13 +293,15 @@ def _tower(
         )
     tokens = [getattr(child, "cls_token", None) for child in module.modules()]
     prefix = sum(token.shape[1] for token in tokens if isinstance(token, Tensor))
-    grid = None
+    turned = any(isinstance(child, SwapAxes) for child in module.modules())
+    size, grid = shape[:0:-1] if turned else shape[1:], None
     for stem in module.modules():
-        if isinstance(stem, (nn.Conv2d, nn.Conv3d)) and stem.stride == stem.kernel_size:
-            with contextlib.suppress(ValueError):
-                grid = patch_grid(shape[1:], stem.kernel_size)
+        if isinstance(stem, (nn.Conv2d, nn.Conv3d)):
+            apart = stem.stride == stem.kernel_size
+            with contextlib.suppress(ValueError):  # a stem that is no grid of patches
+                grid = patch_grid(size, stem.kernel_size, None if apart else stem.stride)
             break
-    return TowerCall(port, read, prefix, grid)
+    return TowerCall(port, read, prefix, grid, turned)
 
 
 def _check_masks(classifier: Classifier, config: PatchMasks) -> None:
@@ -288,7 +312,7 @@ def _check_masks(classifier: Classifier, config: PatchMasks) -> None:
         if config != PatchMasks() and (tower.grid is None or KEEP not in spec.inputs):
             raise UserError(
                 f"mask hides patches, but the tower {name!r} cannot leave some out: its graph has "
-                f"no port '{KEEP}', or its patches overlap; set the shares of mask to 0"
+                f"no port '{KEEP}', or its stem no grid; set the shares of mask to 0"
             )
 
 

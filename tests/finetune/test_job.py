@@ -234,6 +234,20 @@ def test_mistakes_are_sentences(
         finetune(model, tones, file(), *override.split())
 
 
+def test_one_process(model: Path, tones: Path, file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process"):
+        finetune(model, tones, file())
+
+
+def test_bf16(model: Path, tones: Path, file: File, result: Path) -> None:
+    finetune(model, tones, file(), "train.epochs=1", "train.precision=bf16")
+    low = losses(result / "seed0")
+    finetune(model, tones, file(), "train.epochs=1", "train.precision=fp32", f"run={result}32")
+    full = losses(Path(f"{result}32") / "seed0")
+    assert low != full and low == pytest.approx(full, rel=0.05)
+
+
 def test_rates() -> None:
     from avssl.finetune.config import Cosine, Optimisation, Steps
 

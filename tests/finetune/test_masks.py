@@ -21,7 +21,7 @@ def test_structured(
     grid: list[int], time: float, frequency: float, rows: int, columns: int
 ) -> None:
     torch.manual_seed(0)
-    keep = structured_keep(50, grid, time=time, frequency=frequency, device=CPU)
+    keep = structured_keep(50, grid, shares=(time, frequency), device=CPU)
     assert keep.shape == (50, rows * columns) and keep.dtype == torch.int64
     for own in keep:
         assert len(set((own // grid[1]).tolist())) == rows  # whole rows and columns: a grid

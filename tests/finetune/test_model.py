@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 import avssl
@@ -16,10 +18,11 @@ from avssl.encoders.load import Encoders
 from avssl.errors import ConfigError, UserError
 from avssl.finetune.config import Finetune, Optimisation, PatchMasks
 from avssl.finetune.model import Classifier, Head, build_classifier
-from avssl.graph.graph import SubGraph
+from avssl.graph.graph import Graph, SubGraph
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.source import Problems
+from avssl.train.inputs import input_shape
 from avssl.train.optimizer import make_optimizer
 
 CONFIG = Finetune(name="x", run="x")
@@ -164,6 +167,65 @@ def test_longer_clips(av: Encoders) -> None:
     assert torch.equal(own["audio.stem.proj.weight"], given["stem.proj.weight"])
     with pytest.raises(UserError, match=r"makes \[B, 1, 128, 32\], but 'audio' takes \[B, 1, 64"):
         build(av, "audio", inputs={"audio": audio})
+
+
+FOREIGN: dict[str, dict[str, Any]] = {
+    "ast": {"mel_frames": 64, "mel_bins": 48, "stride": [10, 10]},
+    "audiomae": {"mel_frames": 64, "mel_bins": 32},
+    "cavmae": {"mel_frames": 64, "mel_bins": 32, "image": 32},
+    "clip": {"frames": 4, "image": 32},
+    "image": {"image": 32},
+    "mavil": {"mel_frames": 64, "mel_bins": 32, "image": 32, "fusion_depth": 1, "frames": 4},
+}
+
+
+def foreign(layout: str, folder: Path) -> Encoders:
+    """A small model of another project's layout."""
+    args = {"width": 32, "depth": 2, "heads": 2, **FOREIGN[layout]}
+    path = TOWERS.parent / "graphs" / "encoders" / f"{layout}.yaml"
+    graph = Graph.from_file(path, args=args)
+    inputs: dict[str, Any] = {}
+    if "audio" in graph.inputs:
+        inputs["audio"] = {"type": "fbank", "bins": args["mel_bins"], "frames": args["mel_frames"]}
+    if "video" in graph.inputs:
+        frames = graph.inputs["video"].shape[2]
+        inputs["video"] = {"type": "frames", "frames": frames, "size": args["image"]}
+    about = {"name": layout, "graph": str(path), "args": args, "data": {"inputs": inputs}}
+    (folder / "encoder.yaml").write_text(yaml.safe_dump(about))
+    save_file(graph.state_dict(), folder / "model.safetensors")
+    return avssl.load(folder)
+
+
+@pytest.mark.parametrize("layout", FOREIGN)
+def test_encoders_of_other_projects(layout: str, tmp_path: Path) -> None:
+    av = foreign(layout, tmp_path)
+    encoder = av[av.names[-1]]
+    classifier = build(av, av.names[-1])
+    torch.manual_seed(0)
+    x = {name: torch.randn(4, *input_shape(recipe)) for name, recipe in encoder.inputs.items()}
+    assert torch.allclose(classifier.features(x), encoder.encode(x), atol=1e-5)
+    keep = classifier.masks(4, PatchMasks(time=0.5, frequency=0.3, video=0.5), CPU)
+    assert set(keep) == set(encoder.towers)
+    classifier(x, keep).square().sum().backward()
+    optimizer = make_optimizer(classifier.graph, Optimisation().optimizer())
+    optimizer.step()
+    trained = {p for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {p for p in classifier.parameters() if p.grad is not None}
+    left = [name for name, p in classifier.graph.named_parameters() if not p.requires_grad]
+    assert all(".shared." in name or ".norm." in name for name in left)
+    assert bool(left) == (layout == "cavmae")  # whose fusion goes past the towers' shared block
+
+
+@pytest.mark.parametrize("layout", ["ast", "audiomae", "cavmae"])
+def test_time_is_time_in_every_tower(layout: str, tmp_path: Path) -> None:
+    classifier = build(foreign(layout, tmp_path), "audio")
+    x = torch.randn(1, 1, 64, 48 if layout == "ast" else 32, requires_grad=True)
+    keep = classifier.masks(1, PatchMasks(time=0.7), CPU)
+    classifier.features({"audio": x}, keep).square().sum().backward()
+    assert x.grad is not None
+    seen = x.grad[0, 0] != 0  # [T, F]
+    patches = 16 if layout == "ast" else 32  # the patches of AST leave a rest behind the last one
+    assert seen.any(0)[:patches].all() and not seen.any(1).all()
 
 
 def test_mistakes(av: Encoders) -> None:
