@@ -3,6 +3,7 @@
 python tools/bench.py graph        # the configured MAViL against the same model by hand
 python tools/bench.py attention    # attention backends side by side
 python tools/bench.py data ...     # clips per second of a manifest
+python tools/bench.py extraction RUN   # features to disk against a bare loop
 python tools/bench.py retrieval    # search among made-up vectors
 """
 
@@ -11,7 +12,7 @@ import sys
 
 from avssl.errors import UserError, run_tool
 
-BENCHMARKS = ("graph", "attention", "data", "retrieval")
+BENCHMARKS = ("graph", "attention", "data", "extraction", "retrieval")
 
 
 def main() -> int | None:
