@@ -14,7 +14,8 @@ import torch
 from avssl.data.config import FbankConfig
 from avssl.export import encoder_folder
 from avssl.export.source import Source, difference
-from avssl.export.upstream import AvSuperbUpstream, time_grid
+from avssl.export.states import time_grid
+from avssl.export.upstream import AvSuperbUpstream
 
 TOLERANCE = 1e-5
 ENCODER = "encoder"

@@ -55,10 +55,13 @@ def write(source: Source, folder: Path) -> None:
         "description": source.description,
     }
     (folder / ENCODER_FILE).write_text(_yaml(described), encoding="utf-8")
+    parts = dict(encoder.towers.items())
+    if fusion is not None and encoder.fusion is not None:
+        parts[fusion.module] = encoder.fusion
     weights = {
-        f"{name}.{key}": tensor.contiguous()
-        for name in modules
-        for key, tensor in encoders.model.weights(name).items()
+        f"{name}.{key}": tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, part in parts.items()
+        for key, tensor in part.state_dict().items()
     }
     save_file(weights, folder / ENCODER_WEIGHTS, metadata={"format": "pt"})
 

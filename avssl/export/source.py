@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avssl.data.config import FbankConfig
 from avssl.encoders.encoder import Encoder
 from avssl.encoders.load import Encoders, load_encoders
 from avssl.encoders.roles import Fusion
 from avssl.errors import UserError
+from avssl.train.inputs import input_shape
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,7 @@ class Source:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of an input, without the batch: [1, T, F] or [3, T, H, W]."""
-        recipe = self.encoder.inputs[name]
-        if isinstance(recipe, FbankConfig):
-            return (1, recipe.frames, recipe.bins)
-        return (3, recipe.frames, recipe.size, recipe.size)
+        return input_shape(self.encoder.inputs[name])
 
     def draw(self, batch: int, *, seed: int = 0) -> dict[str, Tensor]:
         """Random inputs of the right shapes, for comparing what was written with the encoder."""

@@ -9,11 +9,9 @@ D width, L layers.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,18 +19,16 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 import avssl
-from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d, SwapAxes
-from avssl.blocks.transformer import Block
 from avssl.data.batches import finish_inputs, stack_inputs
 from avssl.data.config import FbankConfig, FramesConfig
 from avssl.data.features import fbank, normalize
-from avssl.encoders.encoder import Encoder, Pool
+from avssl.encoders.encoder import Encoder
 from avssl.encoders.load import Encoders
 from avssl.encoders.windows import SHORTEST, given_clips
 from avssl.errors import UserError
+from avssl.export.states import LayeredEncoder, time_grid
 
 ROW = 0.010  # s, between two rows of a filterbank
-GROUP = 32  # windows encoded at a time
 
 
 class AvSuperbUpstream(nn.Module):
@@ -55,12 +51,16 @@ class AvSuperbUpstream(nn.Module):
         argument because the benchmark passes it."""
         super().__init__()
         encoders = avssl.load(ckpt)
-        self.audio, self.video = _reading(encoders, FbankConfig), _reading(encoders, FramesConfig)
-        self.fusion = _reading(encoders, FbankConfig, FramesConfig)
-        if self.fusion is not None:  # one copy of the towers, also when they are trained
-            for alone in (self.audio, self.video):
-                if alone is not None and alone.name in self.fusion.towers:
-                    self.fusion.towers[alone.name] = alone.tower
+        audio, video = _reading(encoders, FbankConfig), _reading(encoders, FramesConfig)
+        fusion = _reading(encoders, FbankConfig, FramesConfig)
+        if fusion is not None:  # one copy of the towers, also when they are trained
+            for alone in (audio, video):
+                if alone is not None and alone.name in fusion.towers:
+                    fusion.towers[alone.name] = alone.tower
+        self.audio, self.video, self.fusion = (
+            None if encoder is None else LayeredEncoder(encoder)
+            for encoder in (audio, video, fusion)
+        )
         self.eval()
 
     def preprocess_audio(self, audio: Tensor, audio_sample_rate: int) -> Tensor:
@@ -71,14 +71,13 @@ class AvSuperbUpstream(nn.Module):
 
         Returns float32 [W, 1, T, F]; zeros [1] where no encoder reads sound.
         """
-        encoder = self.audio or self.fusion
-        if encoder is None:
+        if self.audio is None:
             return torch.zeros(1)
         wave = audio.mean(0) if audio.ndim == 2 else audio  # [N]
         rate = audio_sample_rate or 16000
         if len(wave) < SHORTEST * rate:
             wave = torch.nn.functional.pad(wave, (0, int(SHORTEST * rate) + 1 - len(wave)))
-        return _prepared(encoder, FbankConfig, wave, sample_rate=int(rate))
+        return _prepared(self.audio.encoder, wave, sample_rate=int(rate))
 
     def preprocess_video(self, video: Tensor, video_frame_rate: float) -> Tensor:
         """Pictures of the windows of a clip.
@@ -87,14 +86,13 @@ class AvSuperbUpstream(nn.Module):
 
         Returns float32 [W, 3, T, H, W]; zeros [1] where no encoder reads pictures.
         """
-        encoder = self.video or self.fusion
-        if encoder is None:
+        if self.video is None:
             return torch.zeros(1)
         pictures = video.expand(-1, 3, -1, -1) if video.shape[1] == 1 else video
         pictures = pictures.permute(0, 2, 3, 1)  # [T, H, W, 3]
         if pictures.dtype != torch.uint8:
             pictures = pictures.round().clamp(0, 255).byte()
-        return _prepared(encoder, FramesConfig, pictures, fps=float(video_frame_rate))
+        return _prepared(self.video.encoder, pictures, fps=float(video_frame_rate))
 
     def forward(self, source: Sequence[tuple[Tensor, Tensor]]) -> dict[str, list[Tensor]]:
         """Features of clips.
@@ -109,7 +107,7 @@ class AvSuperbUpstream(nn.Module):
         result: dict[str, list[Tensor]] = {}
         for kind, encoder, clips in (("audio", self.audio, audio), ("video", self.video, video)):
             if encoder is not None:
-                states = _in_time(encoder, clips)  # of each clip, [L, W, T, D]
+                states = encoder.in_time(clips)  # of each clip, [L, W, T, D]
                 steps = [x.flatten(1, 2) for x in states]  # [L, W * T, D]
                 result[f"{kind}_feats"] = _by_layer([x.mean(1, keepdim=True) for x in steps])
                 result[f"{kind}_seq_feats"] = _by_layer(steps)
@@ -122,10 +120,10 @@ class AvSuperbUpstream(nn.Module):
         assert self.fusion is not None
         counts = [min(len(a), len(v)) for a, v in zip(audio, video, strict=True)]
         inputs = {}
-        for name, recipe in self.fusion.inputs.items():
+        for name, recipe in self.fusion.encoder.inputs.items():
             clips = audio if isinstance(recipe, FbankConfig) else video
             inputs[name] = torch.cat([x[:n] for x, n in zip(clips, counts, strict=True)])
-        states = _grouped(self.fusion, inputs, "mean")  # [L, W, D]
+        states = self.fusion(inputs, pool="mean")  # [L, W, D]
         return [x.mean(1, keepdim=True) for x in states.split(counts, dim=1)]
 
 
@@ -149,8 +147,8 @@ class SpeechUpstream(nn.Module):
         found = _reading(avssl.load(ckpt), FbankConfig)
         if found is None:
             raise UserError(f"{ckpt} has no encoder that reads sound alone, which S3PRL needs")
-        self.audio = found
-        ((self.recipe),) = found.inputs.values()
+        self.audio = LayeredEncoder(found)
+        (self.recipe,) = found.inputs.values()
         self.grid = time_grid(found.tower, self.recipe)
         self.eval()
 
@@ -163,7 +161,7 @@ class SpeechUpstream(nn.Module):
         with zeros, and last_hidden_state; a wave has one step for each downsample rate of it."""
         clips = [self._rows(wave.detach().float().cpu()) for wave in wavs]
         counts = [count for _, count in clips]
-        states = _in_time(self.audio, [chunks for chunks, _ in clips])  # of each, [L, T, D]
+        states = self.audio.in_time([pieces for pieces, _ in clips])  # of each, [L, W, T, D]
         hidden = _by_layer([_whole(x, n) for x, n in zip(states, counts, strict=True)])
         return {"hidden_states": hidden, "last_hidden_state": hidden[-1]}
 
@@ -188,40 +186,6 @@ class SpeechUpstream(nn.Module):
         return torch.stack(pieces), count
 
 
-@dataclass(frozen=True)
-class TimeGrid:
-    """How a tower's tokens lie in time.
-
-    steps: in a window. length: filterbank rows or pictures from one to the next. last: whether
-    tokens are ordered by time within bins, not by bins within time.
-    """
-
-    steps: int
-    length: int
-    last: bool
-
-    def mean(self, tokens: Tensor) -> Tensor:
-        """[..., N, D] -> [..., T, D]: the mean over each step in time."""
-        if self.last:
-            return tokens.unflatten(-2, (-1, self.steps)).mean(-3)
-        return tokens.unflatten(-2, (self.steps, -1)).mean(-2)
-
-
-def time_grid(tower: nn.Module, recipe: FbankConfig | FramesConfig) -> TimeGrid:
-    """The time grid of a tower that reads an input made as `recipe` says.
-
-    Raises UserError when the tower does not cut its input into patches.
-    """
-    children = list(tower.modules())
-    stem = next((item for item in children if isinstance(item, (PatchEmbed2d, PatchEmbed3d))), None)
-    if stem is None:
-        raise UserError("a tower does not begin with patches, so that its steps in time are open")
-    last = any(isinstance(item, SwapAxes) for item in children)
-    axis = 1 if last else 0
-    patch, stride = stem.proj.kernel_size[axis], stem.proj.stride[axis]
-    return TimeGrid((recipe.frames - patch) // stride + 1, stride, last)
-
-
 def _reading(encoders: Encoders, *kinds: type) -> Encoder | None:
     """The encoder whose inputs are of exactly these kinds."""
     wanted = sorted(kind.__name__ for kind in kinds)
@@ -231,58 +195,16 @@ def _reading(encoders: Encoders, *kinds: type) -> Encoder | None:
     return None
 
 
-def ends_in_norm(encoder: Encoder) -> bool:
-    """Whether its output is not that of its last block."""
-    deep = [encoder.fusion] if encoder.fusion is not None else list(encoder.towers.values())
-    for part in deep:
-        blocks = [child for child in part.modules() if isinstance(child, Block)]
-        inner = {id(child) for block in blocks for child in block.modules()}
-        norms = [child for child in part.modules() if isinstance(child, nn.LayerNorm)]
-        if any(id(norm) not in inner for norm in norms):
-            return True
-    return False
-
-
 def _prepared(
-    encoder: Encoder,
-    kind: type,
-    clip: Tensor,
-    *,
-    sample_rate: int | None = None,
-    fps: float | None = None,
+    encoder: Encoder, clip: Tensor, *, sample_rate: int | None = None, fps: float | None = None
 ) -> Tensor:
-    """The windows of a clip as the encoder takes them: [W, ...]."""
-    inputs = {name: item for name, item in encoder.inputs.items() if isinstance(item, kind)}
-    data = dataclasses.replace(encoder.data, inputs=inputs)
-    clips = {name: [clip.cpu()] for name in inputs}
-    _, windows = given_clips(clips, data, sample_rate=sample_rate, fps=fps, span="all")
-    batch = finish_inputs(stack_inputs([raw for _, raw in windows], inputs), inputs)
-    ((name),) = inputs
-    return batch[name]
-
-
-def _grouped(encoder: Encoder, inputs: Mapping[str, Tensor], pool: Pool) -> Tensor:
-    """Features of many windows, GROUP at a time, at every layer and, where that is something else,
-    of the encoder's output: [L, W, ...]."""
-    layers = list(range(encoder.depth + 1))
-    more = ends_in_norm(encoder)
-    count = len(next(iter(inputs.values())))
-    found = []
-    for first in range(0, count, GROUP):
-        part = {name: x[first : first + GROUP].to(encoder.device) for name, x in inputs.items()}
-        states = encoder.encode(part, layer=layers, pool=pool)
-        if more:
-            states = torch.cat([states, encoder.encode(part, pool=pool)[None]])
-        found.append(states)
-    return torch.cat(found, dim=1)
-
-
-def _in_time(encoder: Encoder, clips: Sequence[Tensor]) -> list[Tensor]:
-    """Of each clip's windows [W, ...], the mean over each step in time: [L, W, T, D]."""
-    ((name, recipe),) = encoder.inputs.items()
-    tokens = _grouped(encoder, {name: torch.cat(list(clips))}, "none")  # [L, W', N, D]
-    states = time_grid(encoder.tower, recipe).mean(tokens)  # [L, W', T, D]
-    return list(states.split([len(clip) for clip in clips], dim=1))
+    """The windows of a clip as an encoder of one input takes them: [W, ...]."""
+    (name,) = encoder.inputs
+    _, windows = given_clips(
+        [clip.cpu()], encoder.data, sample_rate=sample_rate, fps=fps, span="all"
+    )
+    raw = [item for _, item in windows]
+    return finish_inputs(stack_inputs(raw, encoder.inputs), encoder.inputs)[name]
 
 
 def _whole(states: Tensor, count: int) -> Tensor:
