@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avssl.errors import UserError
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.source import Document, Problems
-from avssl.graph.spec import GraphSpec, Reference
+from avssl.graph.spec import GraphSpec, Reference, split_reference
 
 if TYPE_CHECKING:
     from avssl.graph.dryrun import Trace
@@ -51,6 +52,22 @@ def check_graph(
     report = check_spec(spec, problems, flops=flops)
     problems.raise_if_any()
     return report
+
+
+def check_starts(
+    graph: "Graph", references: Mapping[str, Reference] | None, problems: Problems
+) -> None:
+    """Report modules whose ``init_from`` names another project's weights that do not fit them."""
+    for name, module in graph.spec.modules.items():
+        if module.options.init_from is None or references is None:
+            continue
+        stage, _, inner = split_reference(module.options.init_from)
+        found = references.get(stage)
+        if found is not None and found.start is not None:
+            try:
+                found.start(inner, graph.get_submodule(name))
+            except UserError as error:
+                problems.add(module.place, f"module '{name}': {error}.")
 
 
 def check_spec(spec: GraphSpec, problems: Problems, *, flops: bool = False) -> Report:

@@ -147,6 +147,7 @@ class Graph(nn.Module):
         self._loss_keys = {name: f"{name}.{_output(spec, name)}" for name in self.losses}
         self._plans: dict[tuple[str, ...], tuple[tuple[Call, ...], dict[str, str]]] = {}
         self.log = spec.log
+        self.notes: list[str] = []  # what was done to weights of other projects
         self.teachers = {
             name: Teacher(str(module.source), module.momentum)
             for name, module in spec.modules.items()
@@ -371,12 +372,16 @@ class Graph(nn.Module):
                 f"module '{name}' reads its weights from '{reference}', which is not available "
                 "here; train it with the experiment file that defines that stage"
             )
-        prefix = f"{module}."
-        weights = {
-            key[len(prefix) :]: value
-            for key, value in found.weights().items()
-            if key.startswith(prefix)
-        }
+        if found.start is not None:
+            weights, notes = found.start(module, self.get_submodule(name))
+            self.notes += [f"{name}: {note}" for note in notes]
+        else:
+            prefix = f"{module}."
+            weights = {
+                key[len(prefix) :]: value
+                for key, value in found.weights().items()
+                if key.startswith(prefix)
+            }
         complaint = f"module '{name}' does not fit the weights of '{reference}'"
         _load(self.get_submodule(name), weights, complaint)
 
@@ -396,7 +401,7 @@ def _load(
     module.load_state_dict(weights, assign=assign)
 
 
-_TAKEN = ("losses", "calls", "log", "teachers", "options", "frozen", "results", "outputs")
+_TAKEN = ("losses", "calls", "log", "teachers", "options", "frozen", "results", "outputs", "notes")
 
 
 def _add_modules(parent: nn.Module, spec: GraphSpec, problems: Problems, path: str) -> None:

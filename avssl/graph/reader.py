@@ -52,6 +52,7 @@ def read_graph(
     place: Place | None = None,
     catalogue: Catalogue | None = None,
     inner: bool = False,
+    starts: bool = True,
 ) -> GraphSpec | None:
     """Read one graph and its sub-graphs; what is wrong goes to ``problems``.
 
@@ -64,6 +65,7 @@ def read_graph(
         place: where the file was named, for messages.
         catalogue: the blocks in scope (plugins of the outer graph included).
         inner: True for a sub-graph, which has no losses, teachers or plugins.
+        starts: False for a graph that was trained: what ``init_from`` names may be gone.
     """
     document = source if isinstance(source, Document) else read_yaml(source, problems, place=place)
     if document is None:
@@ -71,6 +73,7 @@ def read_graph(
     reader = _Reader(
         document, problems, references, catalogue or Catalogue(), inner, place or Place("argument")
     )
+    reader.starts = starts
     return reader.read(dict(args or {}), args_places)
 
 
@@ -90,6 +93,7 @@ class _Reader:
         self.catalogue = catalogue
         self.inner = inner
         self.named_at = named_at
+        self.starts = True
 
     def read(self, args: dict[str, Any], args_places: Callable[[str], Place] | None) -> GraphSpec:
         document = self.document
@@ -385,7 +389,7 @@ class _Reader:
             self.problem((*path, key), f"'{key}' belongs to the modules of the outer graph.")
             return
         module.options = ModuleOptions(**given)
-        if module.options.init_from:
+        if module.options.init_from and self.starts:
             self.referenced(module.options.init_from, (*path, "init_from"))
 
     def read_ema(self, module: Module, value: dict[str, Any], path: Keys) -> None:
@@ -431,12 +435,12 @@ class _Reader:
 
     def referenced(self, reference: str, path: Keys) -> Module | None:
         """The module that ``stage.module`` or ``run:module`` names, if stages are known here."""
-        stage, _, name = split_reference(reference)
+        stage, separator, name = split_reference(reference)
         if not name:
             self.value_problem(
                 path,
                 f"'{reference}' must be 'stage.module', such as previous.audio, or "
-                "'run folder:module'.",
+                "'run folder:module', or 'checkpoint:module'.",
             )
             return None
         if self.references is None:
@@ -447,6 +451,10 @@ class _Reader:
             self.value_problem(path, f"{error}.")
             return None
         if found is None:
+            if separator == ":":
+                sentence = f"'{stage}' is neither a run folder nor a checkpoint that is there."
+                self.value_problem(path, sentence)
+                return None
             self.value_problem(
                 path, f"no stage '{stage}' stands before this one.", stage, list(self.references)
             )

@@ -159,15 +159,18 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class Reference:
-    """A stage or run that ``frozen_from`` and ``init_from`` may name.
+    """A stage, run or checkpoint that ``frozen_from`` and ``init_from`` may name.
 
     Attributes:
         spec: the graph of that stage.
         weights: reads its trained weights, keyed as the state dict; None when only checking.
+        start: for weights of another project: (name of its module, our module) -> weights for
+            ours, and what was done to them, line by line; raises UserError where they do not fit.
     """
 
     spec: GraphSpec
     weights: Callable[[], Mapping[str, Any]] | None = None
+    start: Callable[[str, Any], tuple[Mapping[str, Any], list[str]]] | None = None
 
 
 def split_reference(reference: str) -> tuple[str, str, str]:

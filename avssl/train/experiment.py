@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from avssl.data.config import DataConfig
-from avssl.graph.check import check_spec
+from avssl.graph.check import check_spec, check_starts
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.schema import fill
@@ -138,16 +138,25 @@ def _read_stages(
             args = {**shared, **own}
             found = len(problems.found)
             spec = read_graph(
-                file, problems, args=args, args_places=where, references=references, place=place
+                file,
+                problems,
+                args=args,
+                args_places=where,
+                references=references,
+                place=place,
+                starts=shapes,
             )
             if spec is None:
                 known = sound = False
                 break
             connect(spec, problems)
             sound = sound and len(problems.found) == found
-            if shapes and sound and spec.structure not in run:  # repetitions are built alike
-                check_spec(spec, problems)
-                run.append(spec.structure)
+            structure = (*spec.structure, *(m.options.init_from for m in spec.modules.values()))
+            if shapes and sound and structure not in run:  # repetitions are built alike
+                report = check_spec(spec, problems)
+                if report.graph is not None:
+                    check_starts(report.graph, references, problems)
+                run.append(structure)
             instance = stage if number == 0 else f"{stage}.{number + 1}"
             instances.append(Instance(instance, stage, settings, args, spec))
     return instances
@@ -192,23 +201,34 @@ def _references(
 
 
 class References(dict[str, Reference]):
-    """Stages that stand before one, by name and as ``previous``; ``run folder:module`` is looked up
-    on disk: from the working folder, else from the experiment's `folder` and those above it."""
+    """Stages that stand before one, by name and as ``previous``; the path of a run folder, or of a
+    checkpoint of another project, is looked up on disk: from the working folder, else from the
+    experiment's `folder` and those above it."""
 
     def __init__(self, stages: Mapping[str, Reference], folder: Path) -> None:
         super().__init__(stages)
         self.folder = folder
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The stage, or the last stage of the run folder `name`."""
+        """The stage, the last stage of the run folder `name`, or the checkpoint `name`."""
         if name not in self:
-            config = Path(name) / "config.yaml"
-            file = config if config.is_file() else find_file(str(config), self.folder)
-            if file is not None:
+            if (config := self._file(Path(name) / "config.yaml")) is not None:
                 from avssl.train.weights import run_reference
 
-                self[name] = run_reference(file.parent)
+                self[name] = run_reference(config.parent)
+            elif (config := self._file(Path(name) / "config.json")) is not None:
+                from avssl.weights.initial import foreign_reference
+
+                self[name] = foreign_reference(config.parent)
+            elif (file := self._file(Path(name))) is not None:
+                from avssl.weights.initial import foreign_reference
+
+                self[name] = foreign_reference(file)
         return super().get(name, default)
+
+    def _file(self, path: Path) -> Path | None:
+        path = path.expanduser()
+        return path if path.is_file() else find_file(str(path), self.folder)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

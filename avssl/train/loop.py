@@ -198,6 +198,8 @@ def prepare(session: Session, instance: Instance) -> Stage:
     graph.train()
     optimizer = make_optimizer(graph, config)
     path, progress = _newest(session, instance.name)
+    for note in graph.notes if path is None else ():
+        _say(world, f"{instance.name}: {note}")
     recipe = _recipe(session, instance, seed)
     if path is not None and progress is not None:
         if progress.clips != session.clips.fingerprint:
