@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,7 +43,15 @@ def folds_of(manifest: Manifest, config: Finetune) -> list[str | None]:
             f"{config.fold_column!r} (its own columns are {', '.join(columns) or 'none'}): name "
             "another one with fold_column, or leave fold out for the column 'split'"
         )
-    known = sorted(found, key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0))
+    odd = [
+        text for text in found if not text.replace("-", "_").isidentifier() and not text.isdigit()
+    ]
+    if odd:
+        raise UserError(
+            f"the column {config.fold_column!r} holds {odd[0]!r}: a fold, which names a folder, "
+            "is written with letters, digits, - and _"
+        )
+    known = sorted(found, key=lambda text: (not text.isdigit(), text.zfill(9)))
     if config.fold == ALL:
         return list(known)
     if str(config.fold) not in found:
@@ -217,6 +226,11 @@ class Clips:
             config.train.epoch_clips,
             balanced=config.train.balanced,
         )
+
+    @property
+    def about(self) -> str:
+        """Number and checksum of the clips trained on."""
+        return f"{len(self.train_rows)} ({zlib.crc32(repr(self.train_rows).encode()):08x})"
 
     def batches(self, *, seed: int, start: int, steps: int) -> Iterator[dict[str, Any]]:
         """Training batches of the steps from `start` on."""

@@ -2,7 +2,7 @@
 
 ::
 
-    config.yaml     the file with defaults and overrides merged in, the model and the clips
+    finetune.yaml   the file with defaults and overrides merged in, the model and the clips
     results.json  results.md
     seed0-fold1/    results.json, metrics.jsonl, tensorboard/, encoder.yaml with graph files and
                     model.safetensors, and checkpoints/ until it is finished
@@ -110,8 +110,9 @@ def finetune(
         "from_scratch": config.from_scratch,
         "source": _portable(source, config.run),
         "classes": len(targets.classes),
+        "clips": _fingerprint(manifest),
     }
-    folder = Path(config.run)
+    folder = Path(config.run).expanduser()
     with RunFolder(folder).held():
         _claim(folder, config, data, about)
         parts = [Part(seed, fold) for seed in config.seeds for fold in folds]
@@ -129,10 +130,11 @@ def _do(job: Job, parts: Sequence[Part], folder: Path) -> Iterator[dict[str, Any
         place = folder / part.name / RESULTS
         if place.is_file():
             print(f"{part.name}: finished earlier", flush=True)
-            yield json.loads(place.read_text(encoding="utf-8"))
+            yield _read(place)
             continue
         if job.config.in_memory and memory is None:
             memory = Memory(job.manifest, job.data, job.device)
+            _warn(memory.failures)
         began = now()
         result = _one(job, part, RunFolder(folder / part.name), memory)
         took.append(now() - began)
@@ -155,6 +157,9 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
         classes=len(job.targets.classes),
         seed=part.start,
     )
+    for dataset in (clips.train, clips.held_out):
+        if dataset.left_out:
+            print(dataset.describe(), flush=True)
     folder.path.mkdir(parents=True, exist_ok=True)
     with StopRequest() as stop:
         trained = train(
@@ -173,7 +178,10 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
     bf16 = config.train.precision == "bf16" or (
         config.train.precision == "auto" and device.type == "cuda"
     )
-    logits, targets, _, failures = scores(classifier, clips.test_batches(), bf16=bf16)
+    logits, targets, failures = scores(classifier, clips.test_batches(), bf16=bf16)
+    if not len(logits):
+        raise UserError(f"{part.name}: not one held-out clip could be read: {failures[:3]}")
+    _warn(failures)
     figures = measure(logits, targets, job.targets.classes, several=config.labels == "multi")
     result = {
         "seed": part.seed,
@@ -184,12 +192,34 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
         **figures,
         "steps": trained.steps,
         "seconds": round(trained.seconds, 1),
-        "unreadable": failures,
+        "left_out": len(clips.train.left_out) + len(clips.held_out.left_out),
+        "replaced_in_training": trained.replaced,
+        "unreadable": failures if memory is None else memory.failures,
     }
     write_classifier(classifier, job.av, folder.path, config=config, data=job.data)
     write_whole(folder.path / RESULTS, json.dumps(result, indent=1) + "\n")
     shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
     return result
+
+
+def _read(place: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(place.read_text(encoding="utf-8")))
+    except (ValueError, UnicodeDecodeError):
+        raise UserError(f"{place} is damaged: remove it and its folder to do it again") from None
+
+
+def _warn(failures: Sequence[tuple[str, str]]) -> None:
+    for path, reason in failures[:10]:
+        print(f"warning: {path} is left out: {reason}", flush=True)
+    if len(failures) > 10:
+        print(f"warning: and {len(failures) - 10} more", flush=True)
+
+
+def _fingerprint(manifest: Manifest) -> str:
+    """Number and checksum of the paths, labels and splits."""
+    rows = [(clip.path, clip.label, clip.split, clip.extra) for clip in manifest.clips]
+    return f"{len(rows)} ({zlib.crc32(repr(rows).encode()):08x})"
 
 
 def _device(name: str) -> torch.device:
@@ -217,14 +247,14 @@ def _portable(source: str, run: str) -> str:
 
 
 def _claim(folder: Path, config: Finetune, data: DataConfig, about: dict[str, Any]) -> None:
-    """Write config.yaml, or make sure that the one there says the same.
+    """Write finetune.yaml, or make sure that the one there says the same.
 
     Raises:
         UserError: the folder holds something else; names what differs.
     """
     mine = {**asdict(config), "data": asdict(data), "model": about}
     mine["run"], mine["data"]["source"], mine["data"]["cache"] = ".", about["source"], None
-    stored = folder / "config.yaml"
+    stored = folder / "finetune.yaml"
     if not stored.is_file():
         others = [item.name for item in folder.iterdir() if not item.name.startswith(".")]
         if others:
@@ -233,7 +263,10 @@ def _claim(folder: Path, config: Finetune, data: DataConfig, about: dict[str, An
             )
         write_whole(stored, yaml.safe_dump(mine, sort_keys=False))
         return
-    earlier = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    try:
+        earlier = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{stored} is damaged: give another folder with run=...") from None
     different = list(_differences(earlier, mine))
     if different:
         raise UserError(

@@ -42,7 +42,7 @@ class Trained:
     classifier: Classifier
     steps: int
     seconds: float
-    unreadable: int  # clips replaced by others while training, in this process
+    replaced: int  # unreadable clips that others stood in for, in this process
 
 
 def train(
@@ -79,20 +79,25 @@ def train(
     average = None
     if settings.average_from is not None:
         average = state["average"] = AveragedModel(classifier.graph).requires_grad_(False)
-    store, fingerprint = folder.checkpoints(part), str(len(clips.train_rows))
+    store = folder.checkpoints(part)
     path, progress, _ = checkpoint.newest(store)
     start, earlier = 0, 0.0
     if path is not None and progress is not None:
+        if progress.clips != clips.about:
+            raise UserError(
+                f"{part} was started on the clips {progress.clips} and finds {clips.about} now "
+                "(number and checksum): bring these back, or give another folder with run=..."
+            )
         checkpoint.load(path, state, optimizer)
         start, earlier = progress.step, progress.seconds
     folder.keep_metrics(part, start)
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
     peak = peak_lr(settings.optimizer(), clips.data.batch)
     job = Job(part, start, steps, clips.data.batch, settings.log_every)
-    began, unreadable = now() - earlier, 0
+    began, replaced = now() - earlier, 0
 
     def save(done: int) -> None:
-        where = Progress(part, done, steps, False, now() - began, fingerprint)
+        where = Progress(part, done, steps, False, now() - began, clips.about)
         checkpoint.save(store, where, state, optimizer, keep=1)
 
     with (
@@ -115,22 +120,24 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norms = clip_gradients(classifier.graph, settings.clip)
-            figures = {"loss": loss.item(), "lr": rate}
+            kind = "binary_cross_entropy" if config.labels == "multi" else "cross_entropy"
+            figures = {"loss": loss.item(), f"loss/{kind}": loss.item(), "lr": rate}
             figures |= {f"grad/{name}": norm.item() for name, norm in norms.items()}
             _must_be_finite(figures, part, step)
             optimizer.step()
-            ended, unreadable = now(), unreadable + len(batch["failures"])
+            ended, replaced = now(), replaced + int(batch["replaced"].sum())
             times = {"step_ms": 1000 * (ended - asked), "data_ms": 1000 * (arrived - asked)}
             writer.write(step + 1, figures, times=times, bad=batch["failures"])
             report.step(step + 1, figures, seconds=ended - asked, waited=arrived - asked)
             epoch, inside = divmod(step + 1, clips.per_epoch)
             if inside == 0 and average is not None and epoch >= (settings.average_from or 0):
                 average.update_parameters(classifier.graph)
-            if settings.save_every and inside == 0 and epoch % settings.save_every == 0:
+            due = settings.save_every and inside == 0 and epoch % settings.save_every == 0
+            if due or step + 1 == steps:  # measuring may be stopped, too
                 save(step + 1)
     if average is not None:
         classifier.graph.load_state_dict(average.module.state_dict())
-    return Trained(classifier, steps, now() - began, unreadable)
+    return Trained(classifier, steps, now() - began, replaced)
 
 
 def loss_of(
@@ -170,15 +177,15 @@ def rate_at(step: int, settings: Optimisation, *, peak: float, per_epoch: int, s
 @torch.no_grad()
 def scores(
     classifier: Classifier, batches: Iterator[dict[str, Any]], *, bf16: bool
-) -> tuple[Tensor, Tensor, list[int], list[tuple[str, str]]]:
+) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
     """Logits of held-out clips, on complete inputs in eval mode.
 
     Returns:
-        logits float32 [N, C] and targets [N, C] on the CPU, rows of the manifest, and what could
-        not be read; clips that stand in for unreadable ones are left out.
+        logits float32 [N, C] and targets [N, C] on the CPU, and what could not be read; clips that
+        stand in for unreadable ones are left out.
     """
     classifier.eval()
-    logits, targets, rows, failures = [], [], [], []
+    logits, targets, failures = [], [], []
     for batch in batches:
         own = (batch["replaced"] == 0).cpu()  # [B]
         target = batch["target"]
@@ -186,9 +193,8 @@ def scores(
             out = classifier(batch)
         logits.append(out.float().cpu()[own])
         targets.append(target.cpu()[own])
-        rows += batch["clip"].cpu()[own].tolist()
         failures += batch["failures"]
-    return torch.cat(logits), torch.cat(targets), rows, failures
+    return torch.cat(logits), torch.cat(targets), failures
 
 
 def _next(batches: Iterator[dict[str, Any]], stop: StopRequest) -> dict[str, Any] | None:

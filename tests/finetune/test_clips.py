@@ -67,6 +67,13 @@ def test_folds() -> None:
         folds_of(ROWS, replace(CONFIG, fold=1, fold_column="part"))
 
 
+def test_folds_name_folders() -> None:
+    rows = manifest(("a", "", "b-2"), ("b", "", "a_1"))
+    assert folds_of(rows, replace(CONFIG, fold="all")) == ["a_1", "b-2"]
+    with pytest.raises(UserError, match="letters, digits"):
+        folds_of(manifest(("a", "", "../up")), replace(CONFIG, fold="all"))
+
+
 def test_targets() -> None:
     single = Targets(ROWS, several=False)
     assert single.classes == ["a", "b"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def test_another_configuration_is_refused(
     (tmp_path / "taken" / "notes.txt").touch()
     with pytest.raises(UserError, match=r"holds notes\.txt"):
         finetune(model, tones, file(), f"run={tmp_path / 'taken'}")
-    stored = yaml.safe_load((result / "config.yaml").read_text())
+    stored = yaml.safe_load((result / "finetune.yaml").read_text())
     assert stored["train"]["layer_decay"] == 1.0 and stored["run"] == "."
 
 
@@ -206,7 +207,10 @@ def test_a_damaged_clip_is_left_out_and_named(
     for path in tones.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     finetune(model, folder, file(), "train.epochs=1", f"run={tmp_path / 'scan'}")
-    (folder / "00.wav").write_bytes(b"RIFF")  # held out, spoilt after the scan
+    spoilt = folder / "00.wav"  # held out; of the same size and age, so that no scan finds out
+    before = spoilt.stat()
+    spoilt.write_bytes(bytes(before.st_size))
+    os.utime(spoilt, ns=(before.st_atime_ns, before.st_mtime_ns))
     for memory in ("true", "false"):
         run = f"run={tmp_path / memory}"
         found = finetune(
@@ -214,6 +218,7 @@ def test_a_damaged_clip_is_left_out_and_named(
             "data.max_bad_share=1.0",
         )  # fmt: skip
         assert found["parts"][0]["clips"] == 7
+        assert [path for path, _ in found["parts"][0]["unreadable"]] == ["00.wav"]
 
 
 @pytest.mark.parametrize(
