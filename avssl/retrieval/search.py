@@ -23,6 +23,7 @@ from avssl.retrieval.nearest import Nearest, search_memory
 from avssl.retrieval.store import Rows, check_files, open_vectors, read_header
 
 if TYPE_CHECKING:
+    from avssl.encoders.encoder import Encoder
     from avssl.encoders.load import Encoders
 
 OTHER = {"audio": "video", "video": "audio"}
@@ -146,7 +147,7 @@ class Search:
         """
         import torch
 
-        encoder = self._encoder(modality)
+        encoder = self.encoder(modality)
         with torch.no_grad():
             found: np.ndarray = encoder(path, span="middle")[0].float().cpu().numpy()
         if not np.isfinite(found).all():
@@ -187,7 +188,12 @@ class Search:
             )
         return self.header.modalities[name]
 
-    def _encoder(self, modality: str) -> Any:
+    def encoder(self, modality: str) -> Encoder:
+        """The model's encoder of "audio" or "video", once it is known to be the index's.
+
+        Raises:
+            UserError: the model is not there, or not the one the index was built by.
+        """
         with self._lock:
             if self._encoders is None:
                 import avssl

@@ -10,30 +10,28 @@ import random
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from avssl.data.batches import finish_inputs, stack_inputs
 from avssl.data.container import MediaError
 from avssl.data.dataset import extent
-from avssl.data.manifest import Clip, Manifest
-from avssl.data.media import read_clip_sound, read_pictures
+from avssl.data.manifest import Manifest
 from avssl.errors import UserError
-from avssl.retrieval.page.pictures import SAMPLE_RATE, jpeg, moments, spectrogram
-from avssl.retrieval.page.preview import Previews, Stretch, plays
-from avssl.retrieval.page.upload import inspect
-from avssl.retrieval.search import Match, Search
-from avssl.retrieval.store import open_vectors
+from avssl.retrieval.page.preview import Previews, plays
+from avssl.retrieval.page.stretch import Stretch
+from avssl.retrieval.page.upload import STRIP, read_upload
+from avssl.retrieval.search import OTHER, Match, Search
 
 _MATCHES = 12
 _EXAMPLES = 12
 _COMPARED = 20_000  # similarities behind the heat map, the highest ones in a larger index
 _CELLS = 48  # of the heat map
-_STRIP = 6  # pictures of a query
-_SIDE = 160  # pixels, short side of small pictures
-_OTHER = {"audio": "video", "video": "audio"}
 _WORDS = {"audio": "sound", "video": "picture"}
 
 
@@ -77,11 +75,16 @@ class Page:
         Raises:
             UserError: the model is not there or not the index's, or a clip cannot be read.
         """
+        for by in self._directions():
+            self.search.encoder(by)
         for example in self._examples()[:1]:
-            for by in self._directions():
-                vector = self.search.embed(self.search.file(example["id"]), by)
-                self.search.query(vector, to=_OTHER[by], top=1)
-            self.search_clip(example["id"], by=self._directions()[0])
+            file = self.search.file(example["id"])
+            try:
+                for by in self._directions():
+                    self.search_upload(file, name=str(file), by=by)
+                    self.search_clip(example["id"], by=by)
+            except Refusal as refusal:
+                raise UserError(str(refusal)) from None
 
     def about(self) -> dict[str, Any]:
         """The index in a line, limits, and clips to try."""
@@ -107,13 +110,18 @@ class Page:
         stretch, name = self._stretch(number)
         if by not in self.search.modalities:
             raise Refusal(
-                422, f"The index holds no {_WORDS[by]} of its clips to search with: upload a file."
+                422, f"The index holds no {_WORDS[by]} of its clips to search with: give a file."
             )
-        vector = open_vectors(self.search.folder, self.search.header, by)[number]  # [D]
-        query = self._query(stretch, name) | {
+        try:
+            sound = stretch.spectrogram() if stretch.clip.has_audio else b""
+            strip = stretch.strip(STRIP) if stretch.clip.has_video else []
+        except MediaError as error:
+            raise Refusal(422, f"{name} cannot be shown: {error}.") from None
+        query = _query(name, stretch.seconds, sound, strip) | {
             "url": self._url("media", number),
             "media_start": self._media_start(number),
         }
+        vector = self.search.vector(number, by)  # [D]
         return self._found(vector, query, by=by, begin=begin, clip=number)
 
     def search_upload(self, path: Path, *, name: str, by: str) -> dict[str, Any]:
@@ -126,25 +134,24 @@ class Page:
             Refusal: the file cannot be used.
         """
         begin = time.perf_counter()
+        encoder = self.search.encoder(by)
         try:
-            clip = inspect(path, longest=self.limits.seconds)
+            upload = read_upload(path, encoder.data, longest=self.limits.seconds)
         except MediaError as error:
             raise Refusal(
                 422, f"'{name}' cannot be used: {error}. Give a video or a sound file."
             ) from None
-        if not _has(clip, by):
+        if not upload.inputs:
             raise Refusal(
                 422,
                 f"'{name}' has no {_WORDS[by]} to search with: switch the direction to "
-                f"{_WORDS[_OTHER[by]]} → {_WORDS[by]}, or give a clip that has one.",
+                f"{_WORDS[OTHER[by]]} → {_WORDS[by]}, or give a clip that has one.",
             )
-        try:
-            with self._model:  # one at a time: each takes all cores
-                vector = self.search.embed(path, by)  # [D]
-        except UserError as error:
-            reason = str(error).replace(str(path), f"'{name}'")
-            raise Refusal(422, reason[0].upper() + reason[1:] + ".") from None
-        query = self._query(Stretch(path, path, clip, 0.0, clip.duration or 0.0), name)
+        with self._model, torch.no_grad():  # one at a time: each takes all cores
+            batch = stack_inputs([upload.inputs], encoder.inputs)
+            batch = finish_inputs(batch, encoder.inputs, encoder.device)
+            vector = encoder.encode(batch)[0].float().cpu().numpy()  # [D]
+        query = _query(name, upload.seconds, upload.spectrogram, upload.strip)
         return self._found(vector, query, by=by, begin=begin, clip=None)
 
     def media(self, number: int) -> Path:
@@ -170,7 +177,7 @@ class Page:
     def _picture(self, kind: str, number: int) -> bytes:
         stretch, name = self._stretch(number)
         try:
-            return _spectrogram(stretch) if kind == "spectrogram" else _strip(stretch, 1)[0]
+            return stretch.spectrogram() if kind == "spectrogram" else stretch.strip(1)[0]
         except MediaError as error:
             raise Refusal(422, f"{name} cannot be shown: {error}.") from None
 
@@ -198,23 +205,10 @@ class Page:
     def _url(self, kind: str, number: int) -> str:
         return f"api/{kind}/{number}?{self._version}"
 
-    def _query(self, stretch: Stretch, name: str) -> dict[str, Any]:
-        """What is shown of the query, drawn where it has one: its sound and its pictures."""
-        found: dict[str, Any] = {"name": name, "spectrogram": "", "strip": [], "media_start": 0.0}
-        found["seconds"] = stretch.end - stretch.start
-        try:
-            if stretch.clip.has_audio:
-                found["spectrogram"] = _data_url(_spectrogram(stretch), "image/png")
-            if stretch.clip.has_video:
-                found["strip"] = [_data_url(p, "image/jpeg") for p in _strip(stretch, _STRIP)]
-        except MediaError as error:
-            raise Refusal(422, f"'{name}' cannot be used: {error}.") from None
-        return found
-
     def _found(
         self, vector: Any, query: dict[str, Any], *, by: str, begin: float, clip: int | None
     ) -> dict[str, Any]:
-        to, count = _OTHER[by], len(self.search)
+        to, count = OTHER[by], len(self.search)
         try:
             ranked = self.search.query(vector, to=to, top=min(count, _COMPARED))
         except UserError as error:
@@ -242,7 +236,7 @@ class Page:
             "label": match.label,
             "score": match.score,
             "self": itself,
-            "seconds": stretch.end - stretch.start,
+            "seconds": stretch.seconds,
             "shape": (stretch.clip.width or 4) / (stretch.clip.height or 3),
             "url": self._url("media", number),
             "bytes": stretch.file.stat().st_size if self._plays(number) else 0,  # 0: a small copy
@@ -253,7 +247,7 @@ class Page:
 
     def _directions(self) -> list[str]:
         """What can be searched by: what the index can be searched for is the other one."""
-        return [by for by in ("audio", "video") if _OTHER[by] in self.search.modalities]
+        return [by for by in ("audio", "video") if OTHER[by] in self.search.modalities]
 
     def _examples(self) -> list[dict[str, Any]]:
         """Clips with picture and sound from all over the index, of as many labels as there are."""
@@ -271,25 +265,15 @@ class Page:
         return list(itertools.islice(mixed, _EXAMPLES))
 
 
-def _has(clip: Clip, modality: str) -> bool:
-    return bool(clip.has_audio if modality == "audio" else clip.has_video)
-
-
-def _spectrogram(stretch: Stretch) -> bytes:
-    sound = read_clip_sound(
-        stretch.sound_file,
-        stretch.clip,
-        start=stretch.start,
-        seconds=stretch.end - stretch.start,
-        sample_rate=SAMPLE_RATE,
-    )  # [N]
-    return spectrogram(sound)
-
-
-def _strip(stretch: Stretch, count: int) -> list[bytes]:
-    times = moments(stretch.start, stretch.end, count)
-    pictures = read_pictures(stretch.file, stretch.clip, times, short_side=_SIDE)  # [K, H, W, 3]
-    return [jpeg(picture) for picture in pictures]
+def _query(name: str, seconds: float, spectrogram: bytes, strip: Sequence[bytes]) -> dict[str, Any]:
+    """What is shown of the query."""
+    return {
+        "name": name,
+        "seconds": seconds,
+        "spectrogram": _data_url(spectrogram, "image/png") if spectrogram else "",
+        "strip": [_data_url(picture, "image/jpeg") for picture in strip],
+        "media_start": 0.0,
+    }
 
 
 def _data_url(data: bytes, kind: str) -> str:

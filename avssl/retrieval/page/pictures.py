@@ -3,7 +3,6 @@
 Letters: N samples, T frames (10 ms), F mel bins, K pictures, H W height and width.
 """
 
-import functools
 import io
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ SAMPLE_RATE = 16000  # Hz, of the sound drawn
 _BINS = 80
 _COLUMNS = 640  # at most, in a spectrogram's picture
 _RANGE = 9.0  # natural units of log energy from black to white, 39 dB
+_COLORS = [(0, 0, 4), (80, 18, 123), (183, 55, 121), (251, 136, 97), (252, 253, 191)]
 _SILENCE = -12.0  # log energy below which nothing is drawn, however quiet the clip
 
 
@@ -51,9 +51,9 @@ def moments(start: float, end: float, count: int) -> Sequence[float]:
     return [start + (end - start) * (k + 0.5) / count for k in range(count)]
 
 
-@functools.cache
 def _palette() -> bytes:
-    import matplotlib
-
-    colors = matplotlib.colormaps["magma"](np.arange(256), bytes=True)  # [256, 4]
-    return np.asarray(colors)[:, :3].tobytes()
+    """256 colors from black over purple and orange to pale yellow, as page.js has them."""
+    stops = np.array(_COLORS)  # [5, 3]
+    at = np.linspace(0, len(stops) - 1, 256)
+    colors = [np.interp(at, np.arange(len(stops)), channel) for channel in stops.T]
+    return np.stack(colors, axis=1).round().astype(np.uint8).tobytes()

@@ -6,7 +6,6 @@ Letters: H W height and width in pixels, N samples.
 import os
 import tempfile
 import threading
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from avssl.data.manifest import Clip
 from avssl.data.media import read_clip_sound, scaled_size
 from avssl.data.pictures import converted, shown_pictures
 from avssl.data.pool import Failure, guarded_map
+from avssl.retrieval.page.stretch import Stretch
 
 if TYPE_CHECKING:
     import av
@@ -38,17 +38,6 @@ _CLOCK = 90000  # Hz
 _RATE = 44100  # Hz
 _LIMIT = 90.0  # s that making a copy may take
 _KEPT = 200  # copies; the one that was made first goes first
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A part of an indexed file: seconds from its first picture (first sample without one)."""
-
-    file: Path
-    sound_file: Path  # the file itself, or the wav beside it
-    clip: Clip  # its scanned row
-    start: float
-    end: float
 
 
 def plays(stretch: Stretch) -> bool:
