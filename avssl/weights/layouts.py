@@ -1,10 +1,22 @@
 """The layouts of released checkpoints that avssl knows, and how each is told from the others.
 
-| layout | project | modules | told by |
+| layout | files of | modules | told by |
 |---|---|---|---|
-| mae | facebookresearch/mae | image | a decoder, or MAE's own fixed positions |
-| timm_vit | timm's plain ViTs | image | learned positions |
+| mavil_avsuperb | MAViL in the AV-SUPERB benchmark | audio, video, fusion | blocks_v, blocks_av |
+| cavmae | YuanGongND/cav-mae | audio, video, fusion | blocks_u, modality_a |
+| audiomae | facebookresearch/AudioMAE | audio | timm's names over one channel |
+| mae | facebookresearch/mae | image | a decoder, or its fixed positions |
 | mocov3 | facebookresearch/moco-v3 | image | base_encoder. |
+| timm_vit | timm's plain ViTs | image | timm's names over three channels, positions not fixed |
+| videomae | MCG-NJU/VideoMAE | video | q_bias; encoder. |
+| mvd | ruiwang2021/mvd | video | q_bias; pos_embed or its two decoders |
+| hf_vit, hf_vitmae, hf_ast, hf_videomae | transformers | image, image, audio, video | config.json, else names |
+
+What names do not tell, and how it is filled: heads from the width (`conversion.HEADS`; MoCo v3's ViTs
+have 12 throughout, `pictures.MOCOV3_HEADS`) or config.json; pictures of 224 pixels and clips of 16
+frames where the file holds no positions (`clips.IMAGE`, `clips.FRAMES`); 128 mel bins
+(`sounds.BINS`); AST's stride of 10 and 1024 frames (`huggingface.STRIDE`, `huggingface.FRAMES`); the
+epsilon of the norms (encoder files). `sizes=` stands over all of them.
 """
 
 from __future__ import annotations

@@ -13,9 +13,12 @@ from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEModel
 
 from avssl.blocks.positions import sincos_table_3d
+from avssl.encoders.model import read_encoder_file
 from avssl.errors import UserError
+from avssl.train.inputs import input_shape
 from avssl.weights.files import Checkpoint
-from avssl.weights.foreign import fit_checkpoint, read_foreign
+from avssl.weights.foreign import CONFIGS, fit_checkpoint, read_foreign
+from avssl.weights.layouts import LAYOUTS
 from tests.weights.plain import (
     BLOCK,
     block_shapes,
@@ -358,3 +361,16 @@ def test_audiomae_base_as_released() -> None:
 def test_positions_must_fill_the_spectrogram() -> None:
     with pytest.raises(UserError, match="511 patches of 16 x 16 do not cover"):
         on_meta(audiomae(768, 1, 16, 511))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_encoder_file_of_a_layout_makes_what_its_graph_reads(name: str) -> None:
+    file, spec = read_encoder_file(CONFIGS / "encoders" / f"{name}.yaml")
+    assert file.name == name
+    assert set(spec.inputs) == set(file.data.inputs)
+    for key, item in spec.inputs.items():
+        assert item.shape[1:] == input_shape(file.data.inputs[key])
+
+
+def test_every_encoder_file_is_of_a_layout() -> None:
+    assert {path.stem for path in (CONFIGS / "encoders").glob("*.yaml")} == set(LAYOUTS)
