@@ -41,7 +41,10 @@ def arguments() -> argparse.Namespace:
     add_label_options(clips)
     clips.add_argument("--multi-label", action="store_true", help="labels are separated by ';'")
     clips.add_argument("--fit", choices=SPLITS, default="train", help="split to fit to")
-    clips.add_argument("--split", choices=SPLITS, default="test", help="split to score")
+    clips.add_argument(
+        "--split", choices=[*SPLITS, "all"], default="test",
+        help="split to score; all is for retrieval alone",
+    )  # fmt: skip
     clips.add_argument(
         "--folds", nargs="?", const="fold", metavar="COLUMN",
         help="hold each value of this column out once, instead of splits (default: fold)",
@@ -67,7 +70,7 @@ def arguments() -> argparse.Namespace:
         "--picture", choices=["tsne", "umap", "none"], default="tsne", help="layout of features"
     )
     parser.add_argument("--seed", type=int, default=0, help="of layouts and untrained encoders")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--workers", type=int, default=1, help="processes that read clips")
     parser.add_argument("--batch", type=count, default=64, help="clips encoded at a time")
     tune = parser.add_argument_group("fine-tuning")
@@ -93,6 +96,8 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         raise UserError("--task finetune needs --config, such as configs/finetune/laptop.yaml")
     if given.task == "retrieval" and given.folds is not None:
         raise UserError("--folds belongs to linear and knn: retrieval fits nothing")
+    if given.task in ("knn", "linear") and given.split == "all":
+        raise UserError("--split all is for retrieval: what is scored must not be fitted to")
     if given.task in ("knn", "linear") and given.folds is None and given.fit == given.split:
         raise UserError(f"--fit and --split are both {given.split}: score other clips")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avssl.data.config import DataConfig
 from avssl.data.labels import SEPARATOR, LabelFiles, Listing, labels_of, place_segments
-from avssl.data.manifest import Clip, Manifest
+from avssl.data.manifest import SPLITS, Clip, Manifest
 from avssl.data.source import open_source, scanned
 from avssl.errors import UserError
 from avssl.files import cache_folder
@@ -83,7 +83,7 @@ def open_clips(
     Args:
         multi_label: take labels apart at ";".
         fit: split to fit to; None for a task that fits nothing and needs no labels.
-        score: split to score.
+        score: split to score; "all" for every clip, where nothing is fitted.
         folds: a column of the manifest; each of its values is scored once, by what is fitted to
             all others, and the splits do not count.
 
@@ -99,12 +99,8 @@ def open_clips(
     if folds is not None:
         parts = _folds(manifest, folds)
     else:
-        where = {name: [i for i, clip in enumerate(clips) if clip.split == name] for name in
-                 (score, *([fit] if fit else []))}  # fmt: skip
-        for name, rows in where.items():
-            if not rows:
-                raise UserError(_no_clip(manifest, name))
-        parts = [Part(score, where[fit] if fit else [], where[score])]
+        fitted = _split(manifest, fit) if fit is not None else []
+        parts = [Part(score, fitted, _split(manifest, score))]
     if fit is not None:
         used = {row for part in parts for row in (*part.fit, *part.score)}
         bare = {row for row in used if not split_up[row]}
@@ -217,12 +213,15 @@ def _stretch(clip: Clip) -> tuple[float, float]:
     return clip.start or 0.0, end
 
 
-def _no_clip(manifest: Manifest, split: str) -> str:
-    counts = {name: sum(clip.split == name for clip in manifest.clips)
-              for name in ("train", "val", "test")}  # fmt: skip
-    known = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return (
-        f"no clip in {manifest.root} is in the split '{split}' (it has {known}): fill the column "
+def _split(manifest: Manifest, name: str) -> list[int]:
+    """Rows of a split; of every clip for "all"."""
+    rows = [i for i, clip in enumerate(manifest.clips) if name in ("all", clip.split)]
+    if rows:
+        return rows
+    counts = {known: sum(clip.split == known for clip in manifest.clips) for known in SPLITS}
+    raise UserError(
+        f"no clip in {manifest.root} is in the split '{name}' (it has "
+        f"{', '.join(f'{known} {count}' for known, count in counts.items())}): fill the column "
         "'split' of the manifest, or choose others with --split and --fit"
     )
 

@@ -25,7 +25,7 @@ from avssl.eval.features import Features
 from avssl.eval.maps import Projection
 from avssl.eval.metrics import Retrieval
 from avssl.eval.probes import SUBSET, retrievals
-from avssl.eval.score import Score, score
+from avssl.eval.score import Score, fits, score
 from avssl.eval.untrained import untrained
 
 Task = Literal["retrieval", "knn", "linear"]
@@ -54,7 +54,7 @@ class Options:
     untrained: bool = False
     picture: Projection | None = "tsne"
     seed: int = 0
-    device: str = "cpu"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = 1
     batch: int = 64
 
@@ -95,13 +95,12 @@ def evaluate(options: Options) -> Evaluated:
 
     Raises UserError for whatever the user can mend.
     """
-    device = torch.device(options.device)
     loaded = avssl.load(
         options.model,
         stage=options.stage,
         layout=options.layout,
         allow=options.allow,
-        device=device,
+        device=_device(options.device),
     )
     names = list(options.encoders or loaded.names)
     for name in names:
@@ -150,6 +149,13 @@ def evaluate(options: Options) -> Evaluated:
     )
 
 
+def _device(name: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("--device cuda: torch sees no CUDA device; use auto or cpu")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
 def _with_streams(names: list[str], loaded: Encoders, clips: EvalClips) -> list[str]:
     """The encoders whose streams some clip has."""
     rows = [clips.manifest.clips[row] for row in clips.rows]
@@ -191,6 +197,12 @@ def _encode(
 
 
 def _retrieval(features: Features) -> dict[int, dict[str, Retrieval]]:
+    """Figures among a fixed draw and among all clips, by number of clips."""
+    if len(features) < 2:
+        raise UserError(
+            f"retrieval among {len(features)} clip means nothing: choose more with --split, such "
+            "as --split all"
+        )
     found = {}
     for part in (features.draw(SUBSET), features):
         figures = retrievals(part)
@@ -215,7 +227,8 @@ def _scores(
         subjects["both"] = list(towers)
     subjects |= {name: [name] for name in names if name not in towers}
     assert options.task != "retrieval"
-    line, total = ProgressLine(f"{options.task} {model}", unit="fits"), len(clips.parts)
+    line = ProgressLine(f"{options.task} {model}", unit="fits")
+    total = fits(clips, fit=options.task, multi_label=options.multi_label) * len(subjects)
     steps = itertools.count(1)
     return {
         subject: score(
@@ -224,7 +237,7 @@ def _scores(
             clips,
             fit=options.task,
             multi_label=options.multi_label,
-            progress=lambda: line(next(steps), total * len(subjects)),
+            progress=lambda: line(next(steps), total),
         )
         for subject, vectors in subjects.items()
     }

@@ -53,7 +53,9 @@ def project(x: Tensor, *, method: Projection, seed: int) -> Tensor:
     data = x.double().numpy()
     if method == "umap":
         umap = need("umap", extra="umap", purpose="--picture umap")
-        model = umap.UMAP(n_components=2, random_state=seed, n_neighbors=min(15, len(x) - 1))
+        model = umap.UMAP(
+            n_components=2, random_state=seed, n_jobs=1, n_neighbors=min(15, len(x) - 1)
+        )
     else:
         from sklearn.manifold import TSNE
 
@@ -65,19 +67,15 @@ def project(x: Tensor, *, method: Projection, seed: int) -> Tensor:
 def projection_picture(
     path: Path, points: Tensor, labels: Tensor, classes: Sequence[str], *, title: str
 ) -> None:
-    """Points [N, 2] coloured by class; labels [N], -1 (no label, or several) in grey."""
+    """Points [N, 2] coloured by class; labels: [N]."""
     plt = pyplot()
-    present = sorted(set(labels.tolist()) - {-1})
+    present = sorted(set(labels.tolist()))
     few = len(present) <= _NAMED
     figure, axes = plt.subplots(figsize=(8.6 if few else 6.4, 6), layout="constrained")
     colours = plt.get_cmap("tab20" if len(present) <= 20 else "hsv")
     scale = 20 if len(present) <= 20 else max(1, len(present))
-    for i, number in enumerate([-1, *present]):
-        chosen = points[labels == number]
-        if not len(chosen):
-            continue
-        colour = "lightgrey" if number == -1 else colours((i - 1) / scale)
-        name = "no label, or several" if number == -1 else classes[number]
+    for i, number in enumerate(present):
+        chosen, colour, name = points[labels == number], colours(i / scale), classes[number]
         axes.scatter(chosen[:, 0], chosen[:, 1], s=12, color=colour, label=name, linewidths=0)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -5,6 +5,8 @@ Letters: N clips to fit, M clips to score, D width, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,27 +14,47 @@ from torch import Tensor
 from avssl.errors import UserError
 from avssl.eval.metrics import PROBE_C
 
-_ITERATIONS = 1000  # of L-BFGS; some hundred suffice for 527 classes
+TOGETHER = 64  # classes fitted at a time
+_ITERATIONS = 1000  # of L-BFGS; some hundred suffice
 
 
 def multilabel_probe(
-    train: Tensor, train_targets: Tensor, test: Tensor, *, c: float = PROBE_C
+    train: Tensor,
+    train_targets: Tensor,
+    test: Tensor,
+    *,
+    c: float = PROBE_C,
+    progress: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Scores of the classes by one logistic regression for each, float64 [M, C].
 
-    train: [N, D] with train_targets [N, C] of 0 and 1; test: [M, D]. Features are standardised as
-    in `linear_probe`, and each class has that probe's objective, binary cross-entropy with an L2
-    penalty at C = 0.1; as the classes share no parameter, all are minimised together.
+    Features are standardised as in `linear_probe`, and each class has that probe's objective,
+    binary cross-entropy with an L2 penalty at C = 0.1.
+
+    Args:
+        train: [N, D]. train_targets: [N, C] of 0 and 1. test: [M, D].
+        progress: called after each `TOGETHER` classes.
     """
     if len(train) == 0 or len(test) == 0:
         raise UserError(
             f"a linear probe needs labelled clips in two splits, found {len(train)} to train on "
             f"and {len(test)} to test on: add labels to the manifest or leave the probe out"
         )
-    x, y = train.double(), train_targets.double()
+    x = train.double()
     mean, deviation = x.mean(0), x.std(0, correction=0)
     deviation = torch.where(deviation > 0, deviation, 1.0)
-    x = (x - mean) / deviation  # [N, D]
+    x, z = (x - mean) / deviation, (test.double() - mean) / deviation  # [N, D], [M, D]
+    scores = []
+    for y in train_targets.double().split(TOGETHER, dim=1):
+        weight, bias = _fit(x, y, c)
+        scores.append(z @ weight + bias)
+        progress()
+    return torch.cat(scores, dim=1)
+
+
+def _fit(x: Tensor, y: Tensor, c: float) -> tuple[Tensor, Tensor]:
+    """Weights [D, C] and biases [C] of C regressions, which share nothing and are minimised
+    together. x: [N, D]; y: [N, C]."""
     weight = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(y.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -53,7 +75,7 @@ def multilabel_probe(
 
     with torch.enable_grad():
         optimizer.step(objective)
-    return ((test.double() - mean) / deviation @ weight + bias).detach()  # [M, C]
+    return weight.detach(), bias.detach()
 
 
 def average_precisions(targets: Tensor, scores: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Letters: N clips fitted to, M clips scored, D width, C classes.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from avssl.eval.metrics import (
     neighbour_votes,
     top_k,
 )
-from avssl.eval.multilabel import average_precisions, multilabel_probe
+from avssl.eval.multilabel import TOGETHER, average_precisions, multilabel_probe
 from avssl.eval.probes import join
 
 Fit = Literal["linear", "knn"]
@@ -68,7 +69,7 @@ def score(
 ) -> Score:
     """Fit and score in each part of `clips`, on the vectors called `names` side by side.
 
-    progress: called after each part.
+    progress: called after each of `fits` steps.
     """
     x = join(features, names, unit=fit == "knn")
     position = {row: i for i, row in enumerate(features.clips.tolist())}
@@ -83,7 +84,7 @@ def score(
         if fit == "knn":
             scores = neighbour_votes(x[scored], y[fitted], bank=x[fitted])
         elif multi_label:
-            scores = multilabel_probe(x[fitted], y[fitted], x[scored])
+            scores = multilabel_probe(x[fitted], y[fitted], x[scored], progress=progress)
         else:
             labels = features.labels
             scores = linear_probe(x[fitted], labels[fitted], x[scored], labels[scored]).scores
@@ -91,8 +92,15 @@ def score(
             scores = F.pad(scores, (0, missing), value=-torch.inf)
         measure = _several if multi_label else _single
         parts.append(measure(y[scored], scores, len(fitted)))
-        progress()
+        if not (multi_label and fit == "linear"):
+            progress()
     return parts[0] if len(parts) == 1 else _over_folds(parts, clips.parts)
+
+
+def fits(clips: EvalClips, *, fit: Fit, multi_label: bool) -> int:
+    """Steps of one `score`."""
+    groups = math.ceil(len(clips.classes) / TOGETHER) if multi_label and fit == "linear" else 1
+    return groups * len(clips.parts)
 
 
 def _single(y: Tensor, scores: Tensor, fitted: int) -> Score:

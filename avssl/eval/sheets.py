@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from avssl.errors import UserError
 from avssl.eval.clips import plain_name
 from avssl.eval.evaluation import Evaluated, Options
@@ -124,14 +126,16 @@ def _project(found: Evaluated, folder: Path) -> None:
         return
     if options.picture is None or len(chosen) < 5:
         return
-    import torch
-
     features = found.features.select(torch.tensor(chosen)).draw(POINTS)
+    # of several labels, the one that fewest clips have
+    targets = found.clips.targets[features.clips]  # [N, C]
+    labels = torch.where(targets > 0, targets.sum(0), torch.inf).argmin(1)  # [N]
+    rarest = ", coloured by each clip's rarest label" if options.multi_label else ""
     for name, x in features.vectors.items():
         points = project(x, method=options.picture, seed=options.seed)
-        title = f"{name}, {len(x)} scored clips ({options.picture}, seed {options.seed})"
+        title = f"{name}, {len(x)} scored clips ({options.picture}, seed {options.seed}){rarest}"
         path = folder / f"{options.picture}_{plain_name(name)}.png"
-        projection_picture(path, points, features.labels, found.clips.classes, title=title)
+        projection_picture(path, points, labels, found.clips.classes, title=title)
 
 
 def _trained(found: Evaluated) -> dict[str, Score]:
@@ -148,8 +152,9 @@ def _retrieval(found: Evaluated, clips: int) -> Sheet:
     guess = [f"{100 * min(1.0, k / clips):.3g} %" for k in (1, 5, 10)]
     rows.append(["chance", "", *guess, f"{(clips + 1) / 2:g}", ""])
     count = next(iter(found.counts.values())).used
-    kind = f"all {clips}" if clips == count else f"{clips} (a fixed draw)"
-    return Sheet(f"Retrieval among {kind} {found.options.split} clips", columns, rows)
+    kind = f"all {clips}" if clips == count else f"a fixed draw of {clips}"
+    split = "" if found.options.split == "all" else f"{found.options.split} "
+    return Sheet(f"Retrieval among {kind} {split}clips", columns, rows)
 
 
 def _title(found: Evaluated, first: Score) -> str:

@@ -54,6 +54,8 @@ def test_several_labels_are_targets(tmp_path: Path) -> None:
 def test_retrieval_needs_no_labels(tmp_path: Path) -> None:
     clips = open_clips(write(tmp_path, "a.wav,,test,", "b.wav,,train,"), fit=None)
     assert paths(clips, clips.rows) == ["a.wav"]
+    data = write(tmp_path, "a.wav,,test,", "b.wav,,train,")
+    assert len(open_clips(data, fit=None, score="all").rows) == 2
 
 
 GOOD = ("a.wav,x,train,1", "b.wav,y,train,2", "c.wav,x,test,2")

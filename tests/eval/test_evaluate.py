@@ -164,6 +164,7 @@ def test_clips_that_turn_unreadable_are_named_and_not_replaced(
         ("--task linear --format esc50", "--labels and --format go together"),
         ("--task linear --classes names.txt", "--classes chooses among those of --labels"),
         ("--task linear --split train", "--fit and --split are both train"),
+        ("--task knn --split all", "--split all is for retrieval"),
         ("--task retrieval --folds", "--folds belongs to linear and knn"),
         ("--task linear train.lr=1", "train.lr=1 does not belong to --task linear"),
         ("--task finetune --seed 1", "--seed does not belong to --task finetune"),
