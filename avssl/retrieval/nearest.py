@@ -33,6 +33,8 @@ _RECALL = 0.98  # wanted of these queries
 _APART = 16  # measured
 _LENGTH = 0.01  # vectors are of unit length up to this
 
+_NUMBERS = ("lists", "fitted", "probes", "candidates")  # of an approximate index
+
 Progress = Callable[[str], None]
 
 
@@ -81,6 +83,12 @@ class Nearest:
                 f"{file.parent}: index.json names an index of type {recipe.get('type')!r}, not "
                 "exact or ivf_pq: build the index anew"
             )
+        for name in _NUMBERS:
+            if type(recipe.get(name)) is not int or recipe[name] < 1:
+                raise UserError(
+                    f"{file.parent}: index.json gives no number of {name} above 0 for {file.name}: "
+                    "build the index anew"
+                )
         faiss = _faiss()
         try:
             self._index = faiss.read_index(os.fspath(file))
@@ -164,7 +172,8 @@ def build_nearest(
     os.replace(half_written(file), file)
     say(f"{file.name}: measuring how many lists and candidates are needed")
     recipe = {"type": "ivf_pq", "lists": index.nlist, "fitted": fitted}
-    return recipe | _measured(Nearest(vectors, recipe, file), foreign)
+    unmeasured = Nearest(vectors, recipe | {"probes": 1, "candidates": 1}, file)
+    return recipe | _measured(unmeasured, foreign)
 
 
 def exact_rows(vectors: np.ndarray, queries: np.ndarray, *, top: int) -> np.ndarray:

@@ -168,7 +168,10 @@ class Search:
 
     def root(self, id: int) -> Path:
         """The folder that the clip's path is relative to."""
-        source = self.header.sources[self._row(id)["source"]]
+        number = self._row(id)["source"]
+        if not 0 <= number < len(self.header.sources):
+            raise UserError(f"{self.folder} is damaged: clip {id} is of no source it knows")
+        source = self.header.sources[number]
         if source not in self._roots:
             self._roots[source] = source_root(self.folder, source)
         return self._roots[source]

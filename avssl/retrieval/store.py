@@ -82,11 +82,7 @@ def read_header(folder: Path) -> Header:
             str(name): Modality(**entry) for name, entry in found["modalities"].items()
         }
         header = Header(**found)
-        numbers = [header.generation, header.number, *(m.width for m in header.modalities.values())]
-        if not all(isinstance(number, int) and number >= 0 for number in numbers):
-            raise ValueError("a count is not a whole number")
-        if header.precision not in PRECISIONS or not header.modalities:
-            raise ValueError("precision or modalities are unknown")
+        _check(header)
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no index, it has no index.json: build one with "
@@ -95,6 +91,24 @@ def read_header(folder: Path) -> Header:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): build the index anew") from None
     return header
+
+
+def _check(header: Header) -> None:
+    """Raises ValueError when a value is of another kind than it must be."""
+    modalities = header.modalities.values()
+    numbers = [header.generation, header.number, *(entry.width for entry in modalities)]
+    texts = [header.model, header.run, *(entry.fingerprint for entry in modalities)]
+    tables = [*(entry.nearest for entry in modalities), *header.files.values()]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("a count is not a whole number")
+    if not isinstance(header.sources, list):
+        raise ValueError("sources are not a list")
+    if not all(isinstance(text, str) for text in [*texts, *header.sources]):
+        raise ValueError("a name is not a text")
+    if not all(isinstance(table, dict) for table in tables):
+        raise ValueError("what it says of a file is not a table")
+    if header.precision not in PRECISIONS or not header.modalities:
+        raise ValueError("precision or modalities are unknown")
 
 
 def write_header(folder: Path, header: Header) -> None:

@@ -1,5 +1,6 @@
 """Questions that cannot be answered are refused in a sentence; so are folders that were harmed."""
 
+import json
 import shutil
 import wave
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,27 @@ def test_a_damaged_header_is_a_sentence(copy: Path, text: str) -> None:
     (copy / "index.json").write_text(text)
     with pytest.raises(UserError, match=r"index\.json is damaged .* build the index anew"):
         Search.open(copy)
+
+
+@pytest.mark.parametrize("value", [None, 3, -1, "x", [], {}, [1], {"a": 1}, True])
+def test_no_value_of_the_header_gives_a_traceback(copy: Path, value: object) -> None:
+    path = copy / "index.json"
+    whole = json.loads(path.read_text())
+    places = [[name] for name in whole] + [["sources", 0], ["files", "audio.1.npy"]]
+    places += [["modalities", "video", *rest] for rest in ([], ["nearest"], ["nearest", "type"])]
+    for *above, name in places:
+        harmed = json.loads(path.read_text())
+        inner = harmed
+        for step in above:
+            inner = inner[step]
+        inner[name] = value
+        (copy / "index.json").write_text(json.dumps(harmed))
+        try:
+            search = Search.open(copy)
+            search.file(search.query(np.ones(16), to="video")[0].id)
+        except UserError:
+            pass
+        path.write_text(json.dumps(whole))
 
 
 def test_another_format_is_a_sentence(copy: Path) -> None:
