@@ -20,6 +20,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """A whole number from 0 to 2^32 - 1, such as a seed."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, found '{text}'")
+    return int(text)
+
+
 def amount(text: str) -> float:
     """A finite number above 0."""
     try:

@@ -17,7 +17,7 @@ named beside the figures.
 import argparse
 from pathlib import Path
 
-from avssl.arguments import add_label_options, count, label_files
+from avssl.arguments import add_label_options, count, label_files, whole
 from avssl.errors import UserError, run_tool
 
 SPLITS = ("train", "val", "test")
@@ -69,9 +69,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--picture", choices=["tsne", "umap", "none"], default="tsne", help="layout of features"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of layouts and untrained encoders")
+    parser.add_argument("--seed", type=whole, default=0, help="of layouts and untrained encoders")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--workers", type=int, default=1, help="processes that read clips")
+    parser.add_argument("--workers", type=whole, default=1, help="processes that read clips")
     parser.add_argument("--batch", type=count, default=64, help="clips encoded at a time")
     tune = parser.add_argument_group("fine-tuning")
     tune.add_argument("--config", type=Path, help="such as configs/finetune/laptop.yaml")

@@ -14,6 +14,7 @@ import torch
 import avssl
 from avssl.data import dataset
 from avssl.data.container import MediaError
+from avssl.data.labels import LabelFiles
 from avssl.errors import UserError
 from avssl.eval.evaluation import Evaluated, Options, evaluate
 from avssl.eval.sheets import notes, write
@@ -156,6 +157,20 @@ def test_clips_that_turn_unreadable_are_named_and_not_replaced(
     assert found.counts["fitted"].unreadable == [("08.wav", "torn")]
     one = found.scores["trained"]["audio"]
     assert (one.fitted, one.scored) == (26, 8)
+
+
+def test_published_labels_name_what_has_no_file(run: Path, sounds: Path, tmp_path: Path) -> None:
+    rows = [f"{i:02d}.wav,{1 + i % 5},0,{list(CLASSES)[i % 3]},True" for i in range(36)]
+    rows.append("gone.wav,1,0,low,True")
+    (tmp_path / "esc50.csv").write_text("\n".join(["filename,fold,target,category,esc10", *rows]))
+    labels = LabelFiles([str(tmp_path / "esc50.csv")], "esc10")
+    found = measure(run, sounds, labels=labels, folds="fold", task="knn")
+    assert found.clips.missing == ["gone"]
+    assert "1 listed clips have no file" in notes(found)
+    one = found.scores["trained"]["audio"]
+    assert len(one.folds) == 5 and one.scored == 36
+    split = measure(run, sounds, labels=labels, task="knn").scores["trained"]["audio"]
+    assert (split.fitted, split.scored) == (29, 7)  # the fifth fold is the test split
 
 
 @pytest.mark.parametrize(
