@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,10 @@ from avssl.data.scan import ProgressLine
 from avssl.data.source import open_source
 from avssl.errors import UserError
 from avssl.retrieval import store
+from avssl.retrieval.generation import write_generation
 from avssl.retrieval.memory import allow
-from avssl.retrieval.nearest import Nearest, build_memory, build_nearest
+from avssl.retrieval.nearest import build_memory
+from avssl.retrieval.parts import Parts
 from avssl.retrieval.search import same_model
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def index_clips(
         data = encoders.data(source, list(modalities), workers=workers, max_bad_share=1.0)
         manifest = open_source(data)
         clips = _ReadableClips(manifest, data, split=split, training=False)
-        parts = store.Parts(folder, header.generation + 1)
+        parts = Parts(folder, header.generation + 1)
         number, header = _source_number(folder, header, data, manifest)
         keys: list[Key] = [(number, clip.path, clip.start, clip.end) for clip in clips.clips]
         before = {_key(row) for row in _stored(folder, header)}
@@ -103,7 +104,7 @@ def index_clips(
         writer = _Writer(parts, number, manifest, keep_every)
         failures = _encode(clips, data, todo, models, writer)
         if writer.added or parts.paths:
-            header = _commit(folder, header, parts)
+            header = write_generation(folder, header, parts)
         store.remove_others(folder, header)
         if not header.number:
             (folder / "index.json").unlink()
@@ -142,7 +143,7 @@ class _ReadableClips(ClipDataset):
 class _Writer:
     """Collects rows and vectors, and keeps them in portions."""
 
-    def __init__(self, parts: store.Parts, source: int, manifest: Manifest, every: float) -> None:
+    def __init__(self, parts: Parts, source: int, manifest: Manifest, every: float) -> None:
         self.parts, self.source, self.manifest, self.every = parts, source, manifest, every
         self.rows: list[dict[str, Any]] = []
         self.vectors: list[dict[str, np.ndarray]] = []
@@ -281,68 +282,3 @@ def _unit(encoder: Encoder, batch: Mapping[str, Any]) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(unit, dtype=np.float32)
-
-
-def _commit(folder: Path, header: store.Header, parts: store.Parts) -> store.Header:
-    """Write the files of the next generation, then the header that names them."""
-    before, number = header, header.number
-    header = dataclasses.replace(before, generation=before.generation + 1)
-    rows = folder / header.name("clips.jsonl")
-    old = folder / before.name("clips.jsonl") if number else None
-    number += store.write_rows(rows, old, parts.rows())
-    header = dataclasses.replace(header, number=number)
-    files = [rows]
-    for name, modality in header.modalities.items():
-        path = folder / header.name(f"{name}.npy")
-        files.append(path)
-        store.write_vectors(
-            path,
-            _portions(folder, before, parts, name),
-            number=number,
-            width=modality.width,
-            precision=header.precision,
-        )
-    modalities = {}
-    for name, modality in header.modalities.items():
-        recipe = build_nearest(
-            store.open_vectors(folder, header, name),
-            folder / header.name(f"{name}.faiss"),
-            before=_nearest(folder, before, name),
-            foreign=_foreign(folder, header, name),
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-        )
-        modalities[name] = dataclasses.replace(modality, nearest=recipe)
-        if recipe["type"] != "exact":
-            files.append(folder / header.name(f"{name}.faiss"))
-    header = dataclasses.replace(
-        header, modalities=modalities, files={path.name: store.describe(path) for path in files}
-    )
-    store.write_header(folder, header)
-    return header
-
-
-def _portions(
-    folder: Path, before: store.Header, parts: store.Parts, name: str
-) -> Iterator[np.ndarray]:
-    """Vectors [N, D] of the index as it was, then those of the parts."""
-    if before.number:
-        old = store.open_vectors(folder, before, name)
-        for first in range(0, len(old), 1 << 14):
-            yield old[first : first + (1 << 14)]
-    yield from parts.vectors(name)
-
-
-def _nearest(folder: Path, header: store.Header, name: str) -> Nearest | None:
-    if not header.number:
-        return None
-    vectors = store.open_vectors(folder, header, name)
-    file = folder / header.name(f"{name}.faiss")
-    return Nearest(vectors, header.modalities[name].nearest, file)
-
-
-def _foreign(folder: Path, header: store.Header, name: str) -> np.ndarray | None:
-    """The other modality's vectors, if they lie in the same space."""
-    for other, modality in header.modalities.items():
-        if other != name and modality.width == header.modalities[name].width:
-            return store.open_vectors(folder, header, other)
-    return None

@@ -215,53 +215,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-class Parts:
-    """Clips that an unfinished `index` has done: one file a portion, there whole or not at all.
-
-    They belong to the generation that is being made; those of an earlier one are left-overs.
-    """
-
-    def __init__(self, folder: Path, generation: int) -> None:
-        self.folder = folder / "parts" / str(generation)
-        for old in (folder / "parts").glob("*"):
-            if old != self.folder:
-                shutil.rmtree(old)
-        self.paths = sorted(self.folder.glob("*.npz"))
-
-    def add(self, rows: Sequence[Mapping[str, Any]], vectors: Mapping[str, np.ndarray]) -> None:
-        """Keep a portion: rows of clips and, for each modality, their vectors [N, D]."""
-        path = self.folder / f"{len(self.paths):08d}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = np.frombuffer(_lines(rows).encode(), np.uint8)
-        with open(half_written(path), "wb") as file:
-            np.savez(file, rows=text, **vectors)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half_written(path), path)
-        self.paths.append(path)
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of all portions, in order."""
-        for path in self.paths:
-            for line in self._read(path, "rows").tobytes().splitlines():
-                yield json.loads(line)
-
-    def vectors(self, modality: str) -> Iterator[np.ndarray]:
-        """The vectors [N, D] of each portion, in order."""
-        for path in self.paths:
-            yield self._read(path, modality)
-
-    def _read(self, path: Path, name: str) -> np.ndarray:
-        try:
-            with np.load(path, allow_pickle=False) as part:
-                found: np.ndarray = part[name]
-        except (ValueError, OSError, KeyError, EOFError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}): delete it and run the command again"
-            ) from None
-        return found
-
-
 def write_rows(path: Path, before: Path | None, rows: Iterator[Mapping[str, Any]]) -> int:
     """Write clips.K.jsonl: the lines of the file before, then those of new rows; how many new."""
     number = 0
@@ -270,7 +223,7 @@ def write_rows(path: Path, before: Path | None, rows: Iterator[Mapping[str, Any]
             with open(before, "rb") as old:
                 shutil.copyfileobj(old, file, 1 << 20)
         for row in rows:
-            file.write(_lines([row]).encode())
+            file.write(lines([row]).encode())
             number += 1
         file.flush()
         os.fsync(file.fileno())
@@ -303,5 +256,6 @@ def remove_others(folder: Path, header: Header) -> None:
     shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
-def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+def lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as lines of JSON."""
     return "".join(json.dumps(row) + "\n" for row in rows)

@@ -15,6 +15,7 @@ import pytest
 from avssl.errors import UserError
 from avssl.retrieval import build, nearest, store
 from avssl.retrieval.build import Indexed, index_clips
+from avssl.retrieval.parts import Parts
 from avssl.retrieval.search import Search
 from tests.retrieval.conftest import CORPUS
 from tests.train import tiny
@@ -178,7 +179,7 @@ def test_stopped_anywhere_it_goes_on(
     source, made = f"corpus:{CORPUS}", tmp_path / "index"
     for number in (1, 2):  # the first call, then, going on, the second
         with monkeypatch.context() as patch:
-            where, name = (store.Parts, "add") if "." in moment else (store, moment)
+            where, name = (Parts, "add") if "." in moment else (store, moment)
             patch.setattr(where, name, stops_at(getattr(where, name), number))
             try:
                 index(model, source, made, split="test", keep_every=0)
@@ -259,6 +260,20 @@ def test_what_does_not_fit_is_refused(
         index(model, source, tmp_path / "full")
     with store.locked(made), pytest.raises(UserError, match="another process is adding"):
         index(model, source, made)
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "empty"])
+def test_a_damaged_portion_is_a_sentence(tmp_path: Path, harm: str) -> None:
+    Parts(tmp_path, 1).add([{"path": "a.mp4"}], {"audio": np.ones((1, 16), np.float32)})
+    path = tmp_path / "parts" / "1" / "00000000.npz"
+    whole = bytearray(path.read_bytes())
+    whole[150] ^= 255
+    path.write_bytes({"cut": whole[:-9], "changed": whole, "empty": b""}[harm])
+    with pytest.raises(UserError, match=r"00000000\.npz is damaged .* delete the folder"):
+        for _ in Parts(tmp_path, 1).rows():
+            pass
+        for _ in Parts(tmp_path, 1).vectors("audio"):
+            pass
 
 
 def test_sound_alone_can_be_indexed(model: Path, clips: Path, tmp_path: Path) -> None:
