@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 
 from avssl.errors import run_tool
+from avssl.export import FORMATS
 
 
 def main() -> int:
@@ -25,9 +26,7 @@ def main() -> int:
     )
     parser.add_argument("run", type=Path, help="run folder, exported folder or checkpoint")
     parser.add_argument("--module", required=True, help="such as audio, video, audio_video")
-    parser.add_argument(
-        "--format", required=True, choices=("safetensors", "timm", "hf", "onnx", "avsuperb")
-    )
+    parser.add_argument("--format", required=True, choices=tuple(FORMATS))
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--stage", help="of a run, such as stage1; the last one by default")
     parser.add_argument("--layout", help="of another project's checkpoint, where it is ambiguous")

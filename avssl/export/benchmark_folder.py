@@ -1,6 +1,7 @@
 """An encoder as an upstream model of AV-SUPERB and S3PRL: expert.py, hubconf.py and the encoder.
 
-The code in the folder is a few lines that import avssl; the classes are `avssl.export.upstream`'s.
+Where an encoder reads sound, hubconf.py has a second entry for S3PRL. The code in the folder is a
+few lines that import avssl; the classes are `avssl.export.upstream`'s.
 """
 
 from __future__ import annotations
@@ -29,20 +30,6 @@ from avssl.export.upstream import AvSuperbUpstream
 
 
 class UpstreamExpert(AvSuperbUpstream):
-    """ckpt: a folder written by avssl's export; the one beside this file without."""
-
-    def __init__(self, ckpt=None, model_config=None, **kwargs):
-        super().__init__(ckpt or Path(__file__).parent / "{encoder}", model_config, **kwargs)
-'''
-SPEECH = '''\
-"""S3PRL's upstream model for {title}, sound alone; needs `pip install avssl`."""
-
-from pathlib import Path
-
-from avssl.export.upstream import SpeechUpstream
-
-
-class UpstreamExpert(SpeechUpstream):
     """ckpt: a folder written by avssl's export; the one beside this file without."""
 
     def __init__(self, ckpt=None, model_config=None, **kwargs):
@@ -90,8 +77,6 @@ def write(source: Source, folder: Path) -> None:
         "name": name,
     }
     texts = {"expert.py": EXPERT, "hubconf.py": HUB + (HUB_SPEECH if speech else "")}
-    if speech:
-        texts["speech_expert.py"] = SPEECH
     for file, text in texts.items():
         (folder / file).write_text(text.format(**values), encoding="utf-8")
 

@@ -12,8 +12,7 @@ import yaml
 import avssl
 from avssl.blocks.transformer import Block
 from avssl.data.config import FbankConfig, FramesConfig
-from avssl.encoders.encoder import Encoder
-from avssl.export.benchmark_folder import entry_name
+from avssl.export.examples import example, notes, shape
 from avssl.export.source import Source
 
 CARDS = {
@@ -37,7 +36,8 @@ def card(source: Source, kind: str, *, worst: float, out: Path) -> str:
         f"# {source.encoders.name}: {source.module}",
         _summary(source, kind, worst),
         "## Load",
-        f"```python\n{_example(source, kind, out.name)}\n```",
+        f"```python\n{example(source, kind, out.name)}\n```",
+        *notes(source, kind, out.name),
         "## Inputs",
         "\n".join(_inputs(source)),
         *_figures(source),
@@ -96,92 +96,27 @@ def _blocks(source: Source) -> str:
     return "blocks " + ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
-def _example(source: Source, kind: str, folder: str) -> str:
-    encoder = source.encoder
-    names = list(encoder.inputs)
-    if kind == "safetensors":
-        call = _call(encoder)
-        return f'import avssl\n\nencoder = avssl.load("{folder}", module="{source.module}")\n{call}'
-    if kind == "timm":
-        return (
-            "import timm\n\n"
-            f'model = timm.create_model("local-dir:{folder}", pretrained=True).eval()\n'
-            f"model(x)  # {_shapes(source, names[0])} -> [B, {encoder.width}], the mean over "
-            "patches\nmodel.forward_features(x)  # tokens, CLS first"
-        )
-    if kind == "hf":
-        return _hf_example(source, folder)
-    if kind == "onnx":
-        feeds = ", ".join(f'"{name}": {name}' for name in names)
-        shapes = "; ".join(f"{name} {_shapes(source, name)}" for name in names)
-        return (
-            "import onnxruntime\n\n"
-            f'session = onnxruntime.InferenceSession("{folder}/model.onnx")\n'
-            f"*tokens, pooled = session.run(None, {{{feeds}}})  # float32\n"
-            f"# {shapes}; any B; a shorter axis 2 in whole patches"
-        )
-    name = entry_name(source)
-    return (
-        "import torch\n\n"
-        f'upstream = torch.hub.load("{folder}", "{name}", source="local")\n'
-        "pair = upstream.preprocess_audio(wav, 16000), upstream.preprocess_video(pictures, 25)\n"
-        "upstream([pair])  # audio_feats, video_feats, fusion_feats: what the encoder has"
-    )
-
-
-def _call(encoder: Encoder) -> str:
-    result = f"# [1, {encoder.width}]"
-    if len(encoder.inputs) > 1 or not any(
-        isinstance(item, FbankConfig) for item in encoder.inputs.values()
-    ):
-        return f'encoder("clip.mp4")  {result}'
-    return f"encoder(waveform, sample_rate=44100)  {result}, or a path"
-
-
-def _hf_example(source: Source, folder: str) -> str:
-    ((name, recipe),) = source.encoder.inputs.items()
-    if isinstance(recipe, FramesConfig) and recipe.frames > 1:
-        return (
-            "from transformers import AutoImageProcessor, VideoMAEModel\n\n"
-            f'model = VideoMAEModel.from_pretrained("{folder}").eval()\n'
-            f'pixels = AutoImageProcessor.from_pretrained("{folder}")(pictures, '
-            'return_tensors="pt")\nmodel(**pixels).last_hidden_state'
-        )
-    inner = (
-        f'x = AutoFeatureExtractor.from_pretrained("{folder}")(wav, sampling_rate='
-        f'{recipe.sample_rate}, return_tensors="pt")\npixels = x.input_values[:, None]'
-        if isinstance(recipe, FbankConfig)
-        else f'x = AutoImageProcessor.from_pretrained("{folder}")(picture, return_tensors="pt")\n'
-        "pixels = x.pixel_values"
-    )
-    loader = "AutoFeatureExtractor" if isinstance(recipe, FbankConfig) else "AutoImageProcessor"
-    return (
-        f"from transformers import {loader}, ViTModel\n\n"
-        f'model = ViTModel.from_pretrained("{folder}").eval()\n{inner}  # '
-        f"{_shapes(source, name)}\nmodel(pixels, output_hidden_states=True)"
-    )
-
-
-def _shapes(source: Source, name: str) -> str:
-    return f"[B, {', '.join(str(length) for length in source.shape(name))}]"
-
-
 def _inputs(source: Source) -> Iterator[str]:
     """Preparation of each input, with numbers."""
-    yield f"The encoder was trained on windows of {source.encoder.data.window:g} s.\n"
+    yield (
+        f"The encoder was trained on windows of {source.encoder.data.window:g} s. avssl cuts "
+        "longer clips into such windows and repeats shorter ones.\n"
+    )
     for name, recipe in source.encoder.inputs.items():
-        shape = _shapes(source, name)
+        size = shape(source, name)
         if isinstance(recipe, FbankConfig):
+            sign = "+" if recipe.mean < 0 else "-"
             yield (
-                f"- {name}, {shape}: {recipe.sample_rate} Hz, mean of the channels, minus its "
+                f"- {name}, {size}: {recipe.sample_rate} Hz, mean of the channels, minus its "
                 f"mean; Kaldi log-mel filterbank of {recipe.bins} bins (25 ms Hanning window, "
                 "10 ms shift, htk_compat, no energy, no dither), padded with zeros or cut to "
-                f"{recipe.frames} rows; then (x - {recipe.mean:g}) / (2 x {recipe.std:g})."
+                f"{recipe.frames} rows; then (x {sign} {abs(recipe.mean):g}) / (2 x "
+                f"{recipe.std:g})."
             )
         else:
             seconds = source.encoder.data.window if recipe.seconds is None else recipe.seconds
             yield (
-                f"- {name}, {shape}: {recipe.frames} RGB picture"
+                f"- {name}, {size}: {recipe.frames} RGB picture"
                 f"{'s' if recipe.frames > 1 else ''} at uniform times of {seconds:g} s, shorter "
                 f"side to {recipe.size}, centre crop; then (x / 255 - mean) / std with mean "
                 f"{list(recipe.mean)} and std {list(recipe.std)}."

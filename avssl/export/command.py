@@ -7,20 +7,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 import avssl
 from avssl.errors import UserError
+from avssl.export import FORMATS
 from avssl.export.card import CARDS, card
 from avssl.export.folder import already_there, whole_folder
 from avssl.export.source import open_encoder
-
-# format -> the module of avssl.export that has `write`, `check` and TOLERANCE
-FORMATS = {
-    "safetensors": "encoder_folder",
-    "timm": "timm_folder",
-    "hf": "hf_folder",
-    "onnx": "onnx_file",
-    "avsuperb": "benchmark_folder",
-}
 
 
 def export(
@@ -65,7 +59,10 @@ def export(
         return None
     writer = importlib.import_module(f"avssl.export.{FORMATS[kind]}")
     with whole_folder(out, record) as folder:
-        writer.write(source, folder)
+        try:
+            writer.write(source, folder)
+        except SafetensorError as error:
+            raise UserError(f"--out {out} cannot be written: {error}") from None
         worst: float = writer.check(source, folder)
         if not worst <= writer.TOLERANCE:
             raise UserError(

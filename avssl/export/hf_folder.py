@@ -54,7 +54,12 @@ def check(source: Source, folder: Path) -> float:
     transformers = need("transformers", extra="export", purpose="checking the export for it")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = getattr(transformers, config["architectures"][0])
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     model, report = kind.from_pretrained(folder, output_loading_info=True)
+    if shown:
+        bars.enable_progress_bar()
     wrong = [key for keys in report.values() for key in keys]
     if wrong:
         raise UserError(f"transformers {transformers.__version__} does not take {wrong[0]!r}")

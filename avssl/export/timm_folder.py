@@ -8,6 +8,7 @@ Letters: B batch, N patches, D width.
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def arguments(vit: PlainViT) -> dict[str, Any]:
         "embed_dim": vit.width,
         "depth": len(vit.blocks),
         "num_heads": vit.heads,
-        "mlp_ratio": vit.hidden / vit.width,
+        "mlp_ratio": _ratio(vit.hidden, vit.width),
         "qkv_bias": vit.biased,
         "class_token": vit.front.shape[1] == 1,
         "pos_embed": "learn",  # a parameter; ours are a fixed table
@@ -120,9 +121,13 @@ def tensors(vit: PlainViT) -> dict[str, Tensor]:
     return {key: tensor.detach().contiguous().clone() for key, tensor in named.items()}
 
 
-def _norm(eps: float) -> Any:
-    import functools
+def _ratio(hidden: int, width: int) -> float:
+    """A number that times the width, rounded down, is the hidden width."""
+    exact = hidden / width
+    return exact if int(width * exact) == hidden else (hidden + 0.5) / width
 
+
+def _norm(eps: float) -> Any:
     return functools.partial(nn.LayerNorm, eps=eps)
 
 

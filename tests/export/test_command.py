@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,21 @@ def test_an_export_that_differs_is_not_shown(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_leaves_nothing(mavil: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [sys.executable, str(TOOL), str(mavil), "--module=audio", "--format=safetensors"]
+    limited = subprocess.run(
+        [*arguments, f"--out={out}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOOL.parents[1])},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
+    )
+    assert limited.returncode == 2, limited.stderr
+    assert "Traceback" not in limited.stderr and "too large" in limited.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_incomplete_export_is_not_taken_for_whole(mavil: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(mavil, module="audio", kind="safetensors", out=out)
@@ -211,7 +227,8 @@ def test_the_card_says_how_to_use_it(mavil: Path, tmp_path: Path) -> None:
     fingerprint = avssl.load(mavil, module="audio").fingerprint
     for words in (
         "48.8 %", "12.5 %", "linear probe, audio", "10.0 %", "stage: stage2", fingerprint,
-        "16000 Hz", "(x - -4.26774) / (2 x 4.569)", "width: 16", "Apache-2.0", "never read",
+        "16000 Hz", "(x + 4.26774) / (2 x 4.569)", "`hidden_states[-1]`",
+        "width: 16", "Apache-2.0", "never read",
     ):  # fmt: skip
         assert words in text, words
     assert str(tmp_path) not in text

@@ -127,6 +127,10 @@ def test_another_eps_of_norms_is_kept(tmp_path: Path) -> None:
     run = picture_run(tmp_path, "args.norm_eps=1e-3")
     for kind in ("timm", "hf"):
         assert export(run, module="video", kind=kind, out=tmp_path / kind) <= TOLERANCE
+    assert (
+        "norm_layer=partial(torch.nn.LayerNorm, eps=0.001)"
+        in (tmp_path / "timm" / "README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("module", ["audio", "video", "audio_video"])
