@@ -90,7 +90,7 @@ def test_other_sites_are_refused(address: str) -> None:
     assert policy.startswith("default-src 'self'") and "http" not in policy
 
 
-def test_uploads_are_measured_before_they_are_read(address: str) -> None:
+def test_requests_that_go_wrong_end_before_they_are_read(address: str) -> None:
     for length, status in (("200000000", b"413"), ("", b"411"), ("-5", b"411"), ("9" * 30, b"411")):
         host, port = address.split(":")
         with socket.create_connection((host, int(port)), timeout=20) as sender:
@@ -99,6 +99,15 @@ def test_uploads_are_measured_before_they_are_read(address: str) -> None:
                 f"Content-Length: {length}\r\n\r\n".encode()
             )  # and not a byte of the body
             assert sender.recv(100).split()[1] == status
+    for broken in (b"GET /[ HTTP/1.1\r\nHost: [\r\n\r\n", b"GET //[x HTTP/1.1\r\n\r\n"):
+        with socket.create_connection((host, int(port)), timeout=20) as sender:
+            sender.sendall(broken)
+            assert sender.recv(100).split()[1] in (b"400", b"403")
+    with socket.create_connection((host, int(port)), timeout=20) as sender:  # leaves half way
+        sender.sendall(
+            f"POST /api/search?by=audio HTTP/1.1\r\nHost: {address}\r\n"
+            "Content-Length: 1000\r\n\r\nRIFF".encode()
+        )
     assert get(address, "/api/about")[0] == 200
 
 

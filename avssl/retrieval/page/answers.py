@@ -144,8 +144,8 @@ class Page:
         if not upload.inputs:
             raise Refusal(
                 422,
-                f"'{name}' has no {_WORDS[by]} to search with: switch the direction to "
-                f"{_WORDS[OTHER[by]]} → {_WORDS[by]}, or give a clip that has one.",
+                f"'{name}' has no {_WORDS[by]} to search with{upload.reason}: switch the direction "
+                f"to {_WORDS[OTHER[by]]} → {_WORDS[by]}, or give a clip that has one.",
             )
         with self._model, torch.no_grad():  # one at a time: each takes all cores
             batch = stack_inputs([upload.inputs], encoder.inputs)
@@ -250,7 +250,12 @@ class Page:
         return [by for by in ("audio", "video") if OTHER[by] in self.search.modalities]
 
     def _examples(self) -> list[dict[str, Any]]:
-        """Clips with picture and sound from all over the index, of as many labels as there are."""
+        """Clips with picture and sound from all over the index, of as many labels as there are.
+
+        None where the index has no vectors to search by.
+        """
+        if set(self.search.modalities) != set(OTHER):
+            return []
         count = len(self.search)
         found: dict[str, list[dict[str, Any]]] = {}
         # drawn by a fixed seed: the order of a corpus often follows its labels

@@ -228,7 +228,6 @@ async function record() {
     button.classList.remove("on");
     button.textContent = "Record a sound";
     const ending = recorder.mimeType.includes("mp4") ? "m4a" : recorder.mimeType.includes("ogg") ? "ogg" : "webm";
-    part("file").value = "";
     choose("audio");
     ask({ file: new File(pieces, `recording.${ending}`, { type: recorder.mimeType }) });
   };
@@ -243,6 +242,7 @@ function choose(by) {
 }
 
 function examples(clips) {
+  part("try").hidden = !clips.length;
   part("examples").replaceChildren(...clips.map((clip) => {
     const button = document.createElement("button"), name = document.createElement("span");
     button.type = "button";
@@ -268,6 +268,7 @@ async function begin() {
   }
   part("file").addEventListener("change", (event) => {
     if (event.target.files[0]) ask({ file: event.target.files[0] });
+    event.target.value = ""; // the same file may be chosen again
   });
   for (const name of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(name, (event) => { // beside the field as well: else the page is left

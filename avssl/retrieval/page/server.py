@@ -17,7 +17,7 @@ import traceback
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from avssl.errors import UserError
 from avssl.retrieval.page.answers import Page, Refusal
@@ -105,11 +105,10 @@ class _Request(BaseHTTPRequestHandler):
         """Requests are not printed."""
 
     def _answer(self, route) -> None:  # type: ignore[no-untyped-def]
-        url = urlsplit(self.path)
-        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         try:
             self._same_site()
-            route(url.path, query)
+            url = _split(self.path)
+            route(url.path, {name: values[-1] for name, values in parse_qs(url.query).items()})
         except Refusal as refusal:
             self.close_connection = True
             self._json({"error": str(refusal)}, HTTPStatus(refusal.status))
@@ -127,11 +126,11 @@ class _Request(BaseHTTPRequestHandler):
     def _same_site(self) -> None:
         """Refuse what another site makes a visitor's browser send to this machine."""
         host = self.headers.get("Host", "")
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _split(f"//{host}").hostname or ""
         if self.server.local and name != "localhost" and not _is_loopback(name):
             raise Refusal(403, f"This server answers on this machine only, not as '{name}'.")
         origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             raise Refusal(403, "This server answers its own page only.")
 
     def _get(self, path: str, query: dict[str, str]) -> None:
@@ -154,7 +153,7 @@ class _Request(BaseHTTPRequestHandler):
     def _post(self, path: str, query: dict[str, str]) -> None:
         if path != "/api/search":
             raise Refusal(404, "There is no such page.")
-        name, by = query.get("name") or "the upload", _by(query)
+        name, by = query.get("name", "the upload")[:120], _by(query)
         size = self._length(name)
         if not self.server.uploads.acquire(timeout=_PATIENCE):
             raise Refusal(503, "The server is busy with other uploads: try again in a minute.")
@@ -263,6 +262,13 @@ class _Request(BaseHTTPRequestHandler):
                     return
                 self.wfile.write(block)
                 remaining -= len(block)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise Refusal(400, "The address is malformed.") from None
 
 
 def _number(text: str) -> int:

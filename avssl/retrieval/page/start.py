@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def serve(
     port: int,
     memory: int,
 ) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C or SIGTERM.
 
     Args:
         index: an index folder; None: one is kept for `run` and `source`, and made on first use.
@@ -39,6 +40,7 @@ def serve(
     Raises:
         UserError: no such run or index, no clip, or a port that is taken.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # copies of clips are removed, too
     server = PageServer(host=host, port=port)  # before anything that takes time
     if index is None:
         index = run_index(run or RUN, source, split, memory=memory)

@@ -30,6 +30,7 @@ class Upload:
     has_audio: bool
     has_video: bool
     seconds: float
+    reason: str = ""  # in brackets, why a stream that it has cannot be used
     inputs: dict[str, np.ndarray] = field(default_factory=dict)  # raw, of its middle window
     spectrogram: bytes = b""  # PNG, where it has sound
     strip: list[bytes] = field(default_factory=list)  # JPEGs, where it has pictures
@@ -72,6 +73,7 @@ def _read(path: Path, *, data: DataConfig, longest: float) -> Upload:
         has_audio=bool(clip.has_audio),
         has_video=bool(clip.has_video),
         seconds=seconds,
+        reason=f" ({clip.reason})" if clip.reason else "",
         inputs=found,
         spectrogram=stretch.spectrogram() if clip.has_audio else b"",
         strip=stretch.strip(STRIP) if clip.has_video else [],
