@@ -105,3 +105,31 @@ def test_tokens_that_timm_does_not_know(tmp_path: Path) -> None:
     folder = written(tmp_path / "in", "image", {"image": 32, "prefix": 2}, video=PICTURE)
     with pytest.raises(UserError, match="2 tokens in front"):
         export(folder, module="image", kind="timm", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["ViT", "AST", "VideoMAE"])
+def test_there_and_back_through_transformers(kind: str, tmp_path: Path) -> None:
+    """A model that transformers saved, loaded here, and exported again is the same model there."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "layer_norm_eps": 1e-5,
+    }  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(tmp_path / "theirs")
+    (module,) = avssl.load(tmp_path / "theirs").names
+    worst = export(tmp_path / "theirs", module=module, kind="hf", out=tmp_path / "back")
+    assert worst <= 1e-5
+    again = type(model).from_pretrained(tmp_path / "back")
+    shapes = {"ViT": (3, 224, 224), "AST": (1024, 128), "VideoMAE": (16, 3, 224, 224)}
+    x = torch.randn(1, *shapes[kind])
+    with torch.no_grad():
+        found, wanted = again(x).last_hidden_state, model(x).last_hidden_state
+    assert torch.allclose(found, wanted, atol=1e-5)
+    copy = tmp_path / "copy"
+    assert export(tmp_path / "theirs", module=module, kind="safetensors", out=copy) == 0
+    first, second = (avssl.load(path, module=module) for path in (tmp_path / "theirs", copy))
+    assert first.fingerprint == second.fingerprint
