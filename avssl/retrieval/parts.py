@@ -60,6 +60,7 @@ class Parts:
                 found: np.ndarray = part[name]
         except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{path} is damaged ({error}): delete the folder it lies in and run the command again"
+                f"{path} is damaged ({error}): delete the folder it lies in and give the command "
+                "again"
             ) from None
         return found

@@ -1,5 +1,6 @@
 """Benchmarks run, say what they skip and why, and refuse unknown names without a traceback."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from avssl.bench import attention
+from avssl.bench import attention, retrieval
 from avssl.bench.timing import alternate, median_ratio
+from avssl.errors import UserError
+from avssl.retrieval import nearest
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +34,24 @@ def test_calls_alternate_and_their_times_pair_up() -> None:
     assert median_ratio({"a": [1.0, 2.0, 9.0], "b": [1.0, 1.0, 3.0]}, "a", "b") == 2.0
 
 
+@pytest.mark.parametrize("clusters", ["20", "0"])
+def test_search_is_measured_and_leaves_no_file(
+    clusters: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(nearest, "COMPARE_ALL", 0)
+    options = ["--width", "16", "--queries", "30", "--folder", str(tmp_path), "--threads", "1"]
+    assert retrieval.main([*options, "--vectors", "3000", "--clusters", clusters]) == 0
+    share = re.search(r"recall@10 (\d\.\d+)", capsys.readouterr().out)
+    assert share and float(share[1]) >= 0.9
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"this benchmark needs .* allowed are 1\.0 MB"):
+        retrieval.main([*options, "--memory", "1MB", "--vectors", "1000000"])
+
+
 def test_unknown_benchmark_ends_with_code_2_and_the_choices() -> None:
     ran = subprocess.run(
         [sys.executable, "tools/bench.py", "grph"],
@@ -41,5 +62,6 @@ def test_unknown_benchmark_ends_with_code_2_and_the_choices() -> None:
         check=False,
     )
     assert ran.returncode == 2
-    choices = "graph, attention, data, retrieval"
-    assert ran.stderr == f"error: no benchmark 'grph': choose one of {choices}\n"
+    start = "error: no benchmark 'grph': choose one of graph, attention, data, "
+    assert ran.stderr.startswith(start) and "retrieval" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
