@@ -35,7 +35,7 @@ def mvd(conversion: Conversion) -> None:
 
 def clip_size(c: Conversion, tubelet: int, patch: int, patches: int | None) -> tuple[int, int]:
     """Frames and side of the clip that so many patches cover; None: as released models have it."""
-    image = c.given("image", c.config.get("image_size", IMAGE))
+    image = c.given("image", c.number("image_size", IMAGE))
     place = (image // patch) ** 2
     if patches is not None and (image % patch or patches % place):
         raise UserError(

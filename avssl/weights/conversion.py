@@ -123,6 +123,13 @@ class Conversion:
                 )
             self.args["heads"] = table[width]
 
+    def number(self, name: str, otherwise: int) -> int:
+        """A whole number above 0 of config.json."""
+        value = self.config.get(name, otherwise)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"config.json beside {self.path}: {name} is {value!r}, not a number")
+        return value
+
     def given(self, name: str, otherwise: Any) -> Any:
         """A size the user gave, else another value."""
         return self.sizes.get(name, otherwise)

@@ -114,6 +114,17 @@ def _fit(conversion: Conversion, name: str, encoder: Path, allow: Sequence[str])
         raise UserError(
             f"{path} does not fit the layout {name}: {'; '.join(wrong[:NAMED])}{_more(wrong)}"
         )
+    broken = [
+        conversion.origin[module, key]
+        for module, tensors in conversion.weights.items()
+        for key, tensor in tensors.items()
+        if not tensor.is_meta and not bool(tensor.isfinite().all())
+    ]
+    if broken:
+        raise UserError(
+            f"{path}: values are not finite in {', '.join(broken[:NAMED])}{_more(broken)}: the "
+            "file is damaged, or its model diverged"
+        )
     missing = [item for item in conversion.missing if not _allowed(item, allow)]
     rest = [item for item in conversion.tensors if item not in conversion.used]
     left = {
@@ -144,7 +155,7 @@ def _fit(conversion: Conversion, name: str, encoder: Path, allow: Sequence[str])
         report.append(f"missing, but allowed (initial values): {', '.join(conversion.missing)}")
     if unknown:
         report.append(f"unexpected, but allowed: {', '.join(unknown)}")
-    data = _prepared(file.data, conversion.data)
+    data = _prepared(path, file.data, conversion.data)
     return Foreign(name, encoder, args, data, spec, _complete(spec, wanted, weights), report)
 
 
@@ -174,11 +185,14 @@ def _complete(
     return found
 
 
-def _prepared(data: DataConfig, changes: Mapping[str, Mapping[str, Any]]) -> DataConfig:
-    inputs = {
-        name: dataclasses.replace(recipe, **changes.get(name, {}))
-        for name, recipe in data.inputs.items()
-    }
+def _prepared(path: Path, data: DataConfig, changes: Mapping[str, Mapping[str, Any]]) -> DataConfig:
+    try:
+        inputs = {
+            name: dataclasses.replace(recipe, **changes.get(name, {}))
+            for name, recipe in data.inputs.items()
+        }
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: what prepares its inputs cannot be used ({error})") from None
     return dataclasses.replace(data, inputs=inputs)
 
 

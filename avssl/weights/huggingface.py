@@ -42,10 +42,10 @@ def ast(conversion: Conversion) -> None:
     """Fill the module `audio` of graphs/encoders/ast.yaml."""
     c = conversion
     width, _, patch, _ = c.shape(f"{PROJECTION}.weight", 4)
-    stride = [c.config.get(f"{axis}_stride", STRIDE) for axis in ("frequency", "time")]
+    stride = [c.number(f"{axis}_stride", STRIDE) for axis in ("frequency", "time")]
     stride = c.given("stride", stride)
-    bins = c.given("mel_bins", c.config.get("num_mel_bins", BINS))
-    frames = c.given("mel_frames", c.config.get("max_length", FRAMES))
+    bins = c.given("mel_bins", c.number("num_mel_bins", BINS))
+    frames = c.given("mel_frames", c.number("max_length", FRAMES))
     c.args |= {"patch": patch, "stride": stride, "mel_bins": bins, "mel_frames": frames}
     c.data["audio"] = {"bins": bins, "frames": frames, **_statistics(c, "mean", "std")}
     front = ["embeddings.cls_token", "embeddings.distillation_token"]
@@ -61,7 +61,7 @@ def videomae(conversion: Conversion) -> None:
     c = conversion
     width, _, tubelet, patch, _ = c.shape(f"{PROJECTION}.weight", 5)
     frames, image = clip_size(c, tubelet, patch, None)
-    frames = c.given("frames", c.config.get("num_frames", frames))
+    frames = c.given("frames", c.number("num_frames", frames))
     normed = "layernorm.weight" in c or not c.config.get("use_mean_pooling", True)
     c.args |= {"frames": frames, "image": image, "tubelet": tubelet, "patch": patch}
     c.args["norm"] = "layer" if normed else "none"

@@ -10,13 +10,15 @@
 | timm_vit | timm's plain ViTs | image | timm's names over three channels, positions not fixed |
 | videomae | MCG-NJU/VideoMAE | video | q_bias; encoder. |
 | mvd | ruiwang2021/mvd | video | q_bias; pos_embed or its two decoders |
-| hf_vit, hf_vitmae, hf_ast, hf_videomae | transformers | image, image, audio, video | config.json, else names |
+| hf_vit, hf_vitmae | transformers | image | config.json, else names |
+| hf_ast | transformers | audio | the same |
+| hf_videomae | transformers | video | the same |
 
-What names do not tell, and how it is filled: heads from the width (`conversion.HEADS`; MoCo v3's ViTs
-have 12 throughout, `pictures.MOCOV3_HEADS`) or config.json; pictures of 224 pixels and clips of 16
-frames where the file holds no positions (`clips.IMAGE`, `clips.FRAMES`); 128 mel bins
-(`sounds.BINS`); AST's stride of 10 and 1024 frames (`huggingface.STRIDE`, `huggingface.FRAMES`); the
-epsilon of the norms (encoder files). `sizes=` stands over all of them.
+What names do not tell, and how it is filled: heads from the width (`conversion.HEADS`; MoCo v3's
+ViTs have 12 throughout, `pictures.MOCOV3_HEADS`) or config.json; pictures of 224 pixels and clips
+of 16 frames where the file holds no positions (`clips.IMAGE`, `clips.FRAMES`); 128 mel bins
+(`sounds.BINS`); AST's stride of 10 and 1024 frames (`huggingface.STRIDE`, `huggingface.FRAMES`);
+the epsilon of the norms (encoder files). `sizes=` stands over all of them.
 """
 
 from __future__ import annotations
@@ -85,8 +87,8 @@ def _mae(tensors: Mapping[str, Tensor]) -> bool:
 def _fixed_positions(table: Tensor) -> bool:
     """Whether a table [1, 1 + N, D] is MAE's."""
     _, rows, width = table.shape
-    side = math.isqrt(rows - 1)
-    if side * side != rows - 1 or width % 4:
+    side = math.isqrt(max(rows - 1, 0))
+    if side < 1 or side * side != rows - 1 or width % 4:
         return False
     codes = sincos_table_2d([side, side], width).to(table)
     return _no_cls_row(table) and bool(torch.allclose(table[0, 1:], codes, atol=1e-3))
@@ -193,7 +195,9 @@ LAYOUTS: dict[str, Layout] = {
         lambda t, c: _hugging_face(
             "audio-spectrogram-transformer",
             c,
-            "embeddings.distillation_token" in t and t[f"{PROJECTION}.weight"].shape[1] == 1,
+            "embeddings.distillation_token" in t
+            and _axes(t, f"{PROJECTION}.weight") == 4
+            and t[f"{PROJECTION}.weight"].shape[1] == 1,
         ),
         prefixes=("audio_spectrogram_transformer.",),
         left_out=HF_HEADS,

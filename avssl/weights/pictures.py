@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,9 @@ def _square(count: int) -> bool:
     return count > 0 and math.isqrt(count) ** 2 == count
 
 
-def _statistics(c: Conversion) -> dict[str, list[float]]:
+def _statistics(c: Conversion) -> dict[str, Any]:
     """Mean and deviation of pictures, where timm's config.json lies beside the file."""
-    known = c.config.get("pretrained_cfg", {})
-    return {name: list(known[name]) for name in ("mean", "std") if name in known}
+    known = c.config.get("pretrained_cfg")
+    if not isinstance(known, Mapping):
+        return {}
+    return {name: known[name] for name in ("mean", "std") if name in known}

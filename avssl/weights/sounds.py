@@ -52,4 +52,6 @@ def stem(c: Conversion, module: str, suffix: str = "") -> None:
 
 def with_row(token: Tensor, table: Tensor) -> Tensor:
     """A CLS token [1, 1, D] and the first row of its table [1, 1 + N, D], added."""
+    if token.shape != table[:, :1].shape:  # which would broadcast
+        raise RuntimeError("the token is not as wide as the table")
     return token + table[:, :1]
