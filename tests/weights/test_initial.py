@@ -7,6 +7,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from transformers import ViTConfig, ViTModel
 
 from avssl.blocks.positions import sincos_table_2d
 from avssl.errors import ConfigError, UserError
@@ -198,6 +199,22 @@ def test_a_frozen_teacher_is_the_foreign_tower(mae: Path) -> None:
         theirs: Tensor = build(read_foreign(mae)).image(x=clip)["pooled"]
         assert torch.equal(graph({"video": clip}, ["t.pooled"])["t.pooled"], theirs)
     assert not any(parameter.requires_grad for parameter in graph.teacher.parameters())
+
+
+def test_a_hugging_face_folder_is_named_by_its_path(tmp_path: Path) -> None:
+    config = ViTConfig(
+        hidden_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=768,
+        image_size=32,
+    )
+    model = randomise(ViTModel(config))
+    model.save_pretrained(tmp_path / "vit")
+    video = stage1(tmp_path, video_init=f"{tmp_path / 'vit'}:image").video
+    embeddings = model.embeddings
+    token = embeddings.cls_token + embeddings.position_embeddings[:, :1]
+    assert torch.equal(video.cls.cls_token, token)
 
 
 def test_a_reference_gives_the_tensors_of_its_modules(mae: Path) -> None:
