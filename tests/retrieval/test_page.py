@@ -3,6 +3,7 @@
 Needs Chromium, which plays the clips' H.264: found in PATH, or named by AVSSL_CHROMIUM.
 """
 
+import itertools
 import os
 import shutil
 import threading
@@ -41,7 +42,9 @@ def index(model: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) ->
     (base / "odd").mkdir()
     write_media(base / "odd" / "old.avi", video="mpeg4", audio="pcm_s16le")
     write_media(base / "odd" / "older.mpg", video="mpeg1video", audio="mp2")
-    (base / "odd" / "manifest.csv").write_text("path,start,end\nold.avi,1,3\nolder.mpg,,\n")
+    write_media(base / "odd" / "part.mp4", audio="aac")
+    rows = "path,start,end\nold.avi,1,3\nolder.mpg,,\npart.mp4,1,2\n"
+    (base / "odd" / "manifest.csv").write_text(rows)
     for source, split in ((f"corpus:{CORPUS}", "test"), (str(base / "odd"), None)):
         index_clips(source, run=model, folder=base / "index", split=split, memory=10**9, workers=0)
     return base / "index"
@@ -139,9 +142,10 @@ def test_matches_and_examples_play(visit: Any, search: Search) -> None:
     ids = found(page)
     assert len(ids) == len(search) and page.locator(".self:visible").count() == 1
     page.wait_for_function("[...document.images].every(image => !image.src || image.naturalWidth)")
+    ids = [id for id in ids if search.file(id).name != "part.mp4"]
     seconds = {".mp4": 3.0, ".avi": 2.0, ".mpg": 4.0}
     for row in {search.file(id).suffix: row for row, id in enumerate(ids)}.values():
-        item = page.locator("#matches li").nth(row)
+        item = page.locator(f"#matches li[data-clip='{ids[row]}']")
         item.locator(".stage").click()
         page.wait_for_function(
             "video => video.currentTime > 0.3 && !video.muted && !video.paused && !video.error",
@@ -151,6 +155,21 @@ def test_matches_and_examples_play(visit: Any, search: Search) -> None:
         assert length == pytest.approx(seconds[search.file(ids[row]).suffix], abs=0.1)
         assert "heard" in (item.get_attribute("class") or "")
     assert page.locator("#matches li.heard").count() == 1
+
+
+def test_only_the_stretch_in_the_index_plays(visit: Any, search: Search) -> None:
+    page = visit()
+    page.click("#examples button")
+    found(page)
+    clip = next(id for id in range(len(search)) if search.file(id).name == "part.mp4")
+    item = page.locator(f"#matches li[data-clip='{clip}']")
+    item.locator(".stage").click()
+    times = []
+    for _ in range(12):
+        page.wait_for_timeout(250)
+        times.append(item.locator("video").evaluate("video => video.currentTime"))
+    assert all(0.9 < time < 2.4 for time in times[4:]), times
+    assert any(later < time for time, later in itertools.pairwise(times))  # again
 
 
 def test_a_recording_is_searched_with(visit: Any) -> None:

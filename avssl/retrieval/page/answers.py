@@ -8,6 +8,7 @@ import functools
 import itertools
 import random
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 
 from avssl.data.batches import finish_inputs, stack_inputs
@@ -31,6 +33,7 @@ from avssl.retrieval.search import OTHER, Match, Search
 _MATCHES = 12
 _EXAMPLES = 12
 _COMPARED = 20_000  # similarities behind the heat map, the highest ones in a larger index
+_SHOWN = 60.0  # s of a clip, at most
 _CELLS = 48  # of the heat map
 _WORDS = {"audio": "sound", "video": "picture"}
 
@@ -66,25 +69,22 @@ class Page:
         self._model = threading.Lock()
         self._previews = Previews()
         self._pictures = functools.lru_cache(maxsize=1024)(self._picture)
-        self._plays = functools.lru_cache(maxsize=4096)(self._played_as_it_is)
+        self._bytes = functools.lru_cache(maxsize=4096)(self._playable)
         self._version = secrets.token_hex(4)  # browsers keep media: not those of another index
 
     def warm_up(self) -> None:
-        """Load the model and search once each way, so that no visitor waits for it.
+        """Load the model and start what reads uploads, so that no visitor waits for it.
 
         Raises:
-            UserError: the model is not there or not the index's, or a clip cannot be read.
+            UserError: the model is not there, not the index's, or has no space for both.
         """
         for by in self._directions():
-            self.search.encoder(by)
-        for example in self._examples()[:1]:
-            file = self.search.file(example["id"])
-            try:
-                for by in self._directions():
-                    self.search_upload(file, name=str(file), by=by)
-                    self.search_clip(example["id"], by=by)
-            except Refusal as refusal:
-                raise UserError(str(refusal)) from None
+            encoder = self.search.encoder(by)
+            self.search.query(np.ones(encoder.width), to=OTHER[by], top=1)
+        with tempfile.TemporaryDirectory(prefix="avssl-upload-") as folder:
+            silence = Path(folder) / "silence.wav"
+            soundfile.write(silence, np.zeros(16000), 16000)
+            read_upload(silence, encoder.data, longest=self.limits.seconds)
 
     def about(self) -> dict[str, Any]:
         """The index in a line, limits, and clips to try."""
@@ -162,7 +162,7 @@ class Page:
         """
         stretch, name = self._stretch(number)
         try:
-            return stretch.file if self._plays(number) else self._previews.get(number, stretch)
+            return stretch.file if self._bytes(number) else self._previews.get(number, stretch)
         except MediaError as error:
             raise Refusal(422, f"{name} cannot be played: {error}.") from None
 
@@ -189,18 +189,22 @@ class Page:
             raise Refusal(404, "The index has no such clip.") from None
         files = Manifest(root, [clip])
         start, seconds = extent(clip, video=bool(clip.has_video))
+        # found by its middle window: of a long clip, the minute around that is shown
+        start, seconds = start + max(0.0, seconds - _SHOWN) / 2, min(seconds, _SHOWN)
         stretch = Stretch(files.file(clip), files.sound_file(clip), clip, start, start + seconds)
         return stretch, clip.path
 
-    def _played_as_it_is(self, number: int) -> bool:
+    def _playable(self, number: int) -> int:
+        """Bytes of the clip's file if browsers play it as it is, else 0."""
+        stretch = self._stretch(number)[0]
         try:
-            return plays(self._stretch(number)[0])
-        except MediaError:
-            return False
+            return stretch.file.stat().st_size if plays(stretch) else 0
+        except (MediaError, OSError):
+            return 0
 
     def _media_start(self, number: int) -> float:
         """Where the clip begins in what `media` gives."""
-        return self._stretch(number)[0].start if self._plays(number) else 0.0
+        return self._stretch(number)[0].start if self._bytes(number) else 0.0
 
     def _url(self, kind: str, number: int) -> str:
         return f"api/{kind}/{number}?{self._version}"
@@ -239,7 +243,7 @@ class Page:
             "seconds": stretch.seconds,
             "shape": (stretch.clip.width or 4) / (stretch.clip.height or 3),
             "url": self._url("media", number),
-            "bytes": stretch.file.stat().st_size if self._plays(number) else 0,  # 0: a small copy
+            "bytes": self._bytes(number),  # 0: a small copy is sent
             "media_start": self._media_start(number),
             "spectrogram": self._url("spectrogram", number) if stretch.clip.has_audio else "",
             "poster": self._url("poster", number) if stretch.clip.has_video else "",

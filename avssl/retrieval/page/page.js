@@ -176,7 +176,7 @@ function follow(media, figure) {
   const step = () => {
     const start = Number(media.dataset.start), seconds = Number(media.dataset.seconds);
     const share = (media.currentTime - start) / seconds;
-    if (start && (share < -0.01 || share > 1.01)) media.currentTime = start;
+    if (share > 1.02 || share < -0.01) media.currentTime = start;
     figure.classList.toggle("playing", media.currentTime > 0);
     line.style.left = `${100 * Math.min(Math.max(share, 0), 1)}%`;
     if (!media.paused && media.isConnected) requestAnimationFrame(step);

@@ -32,7 +32,6 @@ _PLAYED = {
     ".mp3": {"mp3"},
     ".flac": {"flac"},
 }
-_LONGEST = 60.0  # s of a clip that are copied
 _SHORT_SIDE = 360  # pixels, at most
 _CLOCK = 90000  # Hz
 _RATE = 44100  # Hz
@@ -99,7 +98,7 @@ def write_preview(job: tuple[Stretch, Path]) -> None:
     import av
 
     stretch, target = job
-    end = min(stretch.end, stretch.start + _LONGEST)
+    end = stretch.end
     partial = target.with_name(target.name + ".part")
     with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as out:
         # both streams first: the header is written with the first packet

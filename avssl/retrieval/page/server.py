@@ -238,7 +238,11 @@ class _Request(BaseHTTPRequestHandler):
     def _file(self, path: Path) -> None:
         """Send a medium, or the range of it that a player asks for when it seeks."""
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        with open(path, "rb") as file:
+        try:
+            file = open(path, "rb")
+        except OSError:
+            raise Refusal(404, f"{path.name} is not there any more.") from None
+        with file:
             size = file.seek(0, 2)
             first, last, status = 0, size - 1, HTTPStatus.OK
             more = {"Accept-Ranges": "bytes"}

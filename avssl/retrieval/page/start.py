@@ -46,6 +46,7 @@ def serve(
         index = run_index(run or RUN, source, split, memory=memory)
     search = Search.open(index, run=run, memory=memory)
     page = Page(search)
+    print(f"loading {search.header.model} ...", file=sys.stderr, flush=True)
     page.warm_up()
     print(f"{server.url} shows {page.title} (Ctrl-C ends it)", flush=True)
     server.serve(page)
@@ -54,7 +55,7 @@ def serve(
 def run_index(run: Path, source: str | None, split: str | None, *, memory: int) -> Path:
     """The index kept for a run and a source: new clips are added, others are not encoded again.
 
-    It lies in the run folder, or in the cache where the run may not be written to.
+    It lies in the run folder; in the cache for other models, and where the run is read-only.
     """
     if not run.exists():
         raise UserError(
@@ -70,10 +71,8 @@ def run_index(run: Path, source: str | None, split: str | None, *, memory: int) 
     prints = [encoders[name].fingerprint for name in ("audio", "video")]
     mark = hashlib.sha256("\n".join([source, *prints]).encode()).hexdigest()[:12]
     stem = re.sub(r"\W+", "-", source.removeprefix("corpus:").rstrip("/").split("/")[-1])
-    parent = run / "indexes"
-    if not run.is_dir() or not os.access(run, os.W_OK):
-        parent = cache_folder() / "indexes"
-    folder = parent / f"{stem}-{split or 'all'}-{mark}"
+    in_run = (run / "checkpoints").is_dir() and os.access(run, os.W_OK)
+    folder = (run if in_run else cache_folder()) / "indexes" / f"{stem}-{split or 'all'}-{mark}"
     if not (folder / "index.json").is_file():
         print(f"first use: {source} is indexed into {folder}", file=sys.stderr, flush=True)
     workers = max(1, min(_WORKERS, len(os.sched_getaffinity(0))))
