@@ -29,10 +29,10 @@ from avssl.data.source import open_source
 from avssl.encoders.load import Encoders
 from avssl.errors import UserError
 from avssl.files import write_whole
+from avssl.finetune.build import build_classifier
 from avssl.finetune.clips import Clips, Memory, Targets, folds_of, with_fold
 from avssl.finetune.config import Finetune
 from avssl.finetune.loop import scores, train
-from avssl.finetune.model import build_classifier
 from avssl.finetune.read import read_data, read_file
 from avssl.finetune.results import FIGURES, measure, summary, table
 from avssl.finetune.store import RESULTS, write_classifier

@@ -11,15 +11,9 @@ import torch
 
 from avssl.data.manifest import Clip, Manifest
 from avssl.errors import UserError
-from avssl.finetune.clips import (
-    Order,
-    Targets,
-    balancing_weights,
-    folds_of,
-    steps_per_epoch,
-    with_fold,
-)
+from avssl.finetune.clips import Targets, folds_of, with_fold
 from avssl.finetune.config import Finetune
+from avssl.finetune.order import Order, balancing_weights, steps_per_epoch
 
 CONFIG = Finetune(name="x", run="x")
 

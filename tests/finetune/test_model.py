@@ -16,8 +16,9 @@ import avssl
 from avssl.data.config import FramesConfig
 from avssl.encoders.load import Encoders
 from avssl.errors import ConfigError, UserError
+from avssl.finetune.build import build_classifier
 from avssl.finetune.config import Finetune, Optimisation, PatchMasks
-from avssl.finetune.model import Classifier, Head, build_classifier
+from avssl.finetune.model import Classifier, Head
 from avssl.graph.graph import Graph, SubGraph
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
