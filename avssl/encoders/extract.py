@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avssl.data.dataset import ClipDataset, extent
+from avssl.data.dataset import ClipDataset
 from avssl.data.loader import make_eval_loader
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.scan import ProgressLine
@@ -36,7 +36,7 @@ from avssl.encoders.shards import (
     shard_paths,
     write_shard,
 )
-from avssl.encoders.windows import Span, starts
+from avssl.encoders.windows import Span, window_rows
 from avssl.errors import UserError
 from avssl.files import write_whole
 
@@ -95,9 +95,11 @@ def extract(
     failures = list(chosen.left_out)
     begin, written = time.monotonic(), 0
     if todo:
-        rows, owners = _windows(todo, data.window, data.needs_video, wanted.span)
-        windows = ClipDataset(Manifest(manifest.root, rows), data, split=None, replace=False)
-        batches = make_eval_loader(windows, data, device=encoder.device)
+        windows = [window_rows(clip, data, wanted.span) for clip in todo]
+        owners = [number for number, rows in enumerate(windows) for _ in rows]
+        rows = [row for part in windows for row in part]
+        dataset = ClipDataset(Manifest(manifest.root, rows), data, split=None, replace=False)
+        batches = make_eval_loader(dataset, data, device=encoder.device)
         job = Job(folder, encoder, wanted, todo, owners)
         written = job.write(batches, failures, number)
     failures = list(dict(failures).items())  # a clip of several windows once
@@ -143,22 +145,6 @@ def _done(folder: Path, format: Format) -> tuple[set[tuple[Any, ...]], int]:
 
 def _key(clip: Clip) -> tuple[Any, ...]:
     return clip.path, clip.start, clip.end
-
-
-def _windows(
-    clips: Sequence[Clip], window: float, video: bool, span: Span
-) -> tuple[list[Clip], list[int]]:
-    """Manifest rows of all windows, and the clip that each belongs to."""
-    rows: list[Clip] = []
-    owners: list[int] = []
-    for number, clip in enumerate(clips):
-        begin, length = extent(clip, video=video)
-        for start in starts(length, window, span):
-            first = begin + start
-            last = begin + min(start + window, length)
-            rows.append(dataclasses.replace(clip, start=first, end=last))
-            owners.append(number)
-    return rows, owners
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,7 @@ def file_windows(path: Path, data: DataConfig, *, span: Span) -> Iterator[Raw]:
     reason = unusable(clip, audio=data.needs_audio, video=data.needs_video)
     if reason:
         raise UserError(f"{path}: {reason}")
-    begin, length = extent(clip, video=data.needs_video)
-    rows = [
-        dataclasses.replace(clip, start=begin + start, end=begin + min(start + data.window, length))
-        for start in starts(length, data.window, span)
-    ]
+    rows = window_rows(clip, data, span)
     clips = ClipDataset(Manifest(path.parent, rows), data, split=None, replace=False)
     for row in range(len(rows)):
         sample = clips[0, row]
@@ -101,6 +97,15 @@ def scan_file(path: Path) -> Clip:
         raise UserError(
             f"{path} is too long to be looked through in {SCAN_LIMIT:g} s: cut it into pieces"
         ) from None
+
+
+def window_rows(clip: Clip, data: DataConfig, span: Span) -> list[Clip]:
+    """The windows of a scanned clip as manifest rows of their own."""
+    begin, length = extent(clip, video=data.needs_video)
+    return [
+        dataclasses.replace(clip, start=begin + start, end=begin + min(start + data.window, length))
+        for start in starts(length, data.window, span)
+    ]
 
 
 def starts(length: float, window: float, span: Span) -> list[float]:

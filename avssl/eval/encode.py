@@ -5,8 +5,6 @@ Letters: B batch of windows, R clips asked for, D width.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,15 +13,14 @@ import torch
 from torch import Tensor
 
 from avssl.data.config import DataConfig
-from avssl.data.dataset import ClipDataset, extent, unusable
+from avssl.data.dataset import ClipDataset, unusable
 from avssl.data.loader import make_eval_loader
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.scan import ProgressLine
 from avssl.encoders.encoder import Encoder
+from avssl.encoders.windows import Span, window_rows
 from avssl.errors import UserError
 from avssl.eval.features import Features
-
-Span = Literal["middle", "all"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def encode_clips(
         if reason:
             left_out.append((row, reason))
             continue
-        parts = [clip] if span == "middle" else _cover(clip, data.window, video=video)
+        parts = window_rows(clip, data, span)
         windows += parts
         owner += [len(served)] * len(parts)
         served.append(row)
@@ -82,9 +79,7 @@ def encode_clips(
             f"none of the {len(left_out)} clips in {manifest.root} can be used; the first, "
             f"{manifest.clips[row].path}: {reason}"
         )
-    # an evaluation goes on without unreadable clips, however many they are
-    data = dataclasses.replace(data, max_bad_share=1.0)
-    dataset = ClipDataset(Manifest(manifest.root, windows), data, split=None, training=False)
+    dataset = ClipDataset(Manifest(manifest.root, windows), data, split=None, replace=False)
     device = next(iter(next(iter(models.values())).values())).device
     sums: dict[tuple[str, str], Tensor] = {}
     counts = torch.zeros(len(served))  # windows read of each clip
@@ -92,14 +87,15 @@ def encode_clips(
     progress, done = ProgressLine("encoding"), 0
     with torch.inference_mode():
         for batch in make_eval_loader(dataset, data, device=device):
-            index, good = batch["clip"].cpu(), batch["replaced"].cpu() == 0
             failures.update(batch["failures"])
-            done += len(good)
-            place = torch.tensor(owner)[index][good]  # [B]
+            place = torch.tensor(owner)[batch["clip"].cpu()]  # [B]
+            done += len(place)
+            if not len(place):
+                continue
             counts.index_add_(0, place, torch.ones(len(place)))
             for model, encoders in models.items():
                 for name, encoder in encoders.items():
-                    x = encoder.encode(batch, layer=layer, pool=pool).float().cpu()[good]  # [B, D]
+                    x = encoder.encode(batch, layer=layer, pool=pool).float().cpu()  # [B, D]
                     total = sums.setdefault((model, name), torch.zeros(len(served), x.shape[1]))
                     total.index_add_(0, place, x)
             progress(done, len(windows), len(failures))
@@ -122,16 +118,6 @@ def encode_clips(
         _check_finite(vectors, model)
         features[model] = Features(vectors, labels[clips], clips)
     return Encoded(features, left_out, unreadable)
-
-
-def _cover(clip: Clip, window: float, *, video: bool) -> list[Clip]:
-    """Stretches of the window's length that cover the clip; the last ends with it."""
-    begin, length = extent(clip, video=video)
-    if length <= window:
-        return [clip]
-    starts = [begin + i * window for i in range(math.ceil(length / window - 1e-6) - 1)]
-    starts.append(begin + length - window)
-    return [dataclasses.replace(clip, start=start, end=start + window) for start in starts]
 
 
 def _check_finite(vectors: Mapping[str, Tensor], model: str) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from avssl.data.dataset import ClipDataset, Sample
+from avssl.data.dataset import ClipDataset
 from avssl.data.loader import Loader
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.scan import ProgressLine
@@ -90,9 +90,9 @@ def index_clips(
     models = {name: encoders[name] for name in modalities}
     with store.locked(folder):
         header = _header(folder, run, encoders.name, models, precision)
-        data = encoders.data(source, list(modalities), workers=workers, max_bad_share=1.0)
+        data = encoders.data(source, list(modalities), workers=workers)
         manifest = open_source(data)
-        clips = _ReadableClips(manifest, data, split=split, training=False)
+        clips = ClipDataset(manifest, data, split=split, training=False, replace=False)
         parts = Parts(folder, header.generation + 1)
         number, header = _source_number(folder, header, data, manifest)
         keys: list[Key] = [(number, clip.path, clip.start, clip.end) for clip in clips.clips]
@@ -123,21 +123,6 @@ def index_clips(
         unreadable=[(path, failures.get(path, "cannot be read")) for path in missing],
         left_out=clips.left_out,
     )
-
-
-class _ReadableClips(ClipDataset):
-    """Batches without the clips that could not be read: nothing stands in for them."""
-
-    def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """As of the class above; inputs are empty where no clip could be read."""
-        good = [sample for sample in samples if sample.inputs and not sample.replaced]
-        failures = [failure for sample in samples for failure in sample.failures]
-        if good:
-            return super().collate(good) | {"failures": failures}
-        nothing = np.zeros(0, np.int64)
-        batch: dict[str, Any] = {"label": nothing, "clip": nothing, "replaced": nothing}
-        batch |= {name: torch.zeros(0, 3, 1, 1, 1) for name in self.config.inputs}
-        return batch | {"failures": failures}
 
 
 class _Writer:
