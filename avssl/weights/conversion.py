@@ -35,7 +35,9 @@ class Conversion:
         used: names of the file that were looked at. missing: names that are not in it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, prefixes: Sequence[str], sizes: Mapping[str, Any]):
+    def __init__(
+        self, checkpoint: Checkpoint, prefixes: Sequence[str], sizes: Mapping[str, Any]
+    ) -> None:
         self.path = checkpoint.path
         self.config, self.preprocessor = checkpoint.config, checkpoint.preprocessor
         self.tensors = strip(checkpoint.tensors, prefixes)

@@ -12,7 +12,7 @@ from transformers import ASTConfig, ASTModel, VideoMAEConfig, VideoMAEModel, ViT
 
 from avssl.errors import UserError
 from avssl.weights.files import Checkpoint
-from avssl.weights.foreign import fit_checkpoint
+from avssl.weights.foreign import Foreign, fit_checkpoint
 from avssl.weights.layouts import LAYOUTS
 from tests.weights.plain import build, random_state
 from tests.weights.test_recipes import audiomae, cavmae, mavil, videomae
@@ -73,7 +73,7 @@ def sample(name: str) -> tuple[dict[str, Tensor], dict[str, int]]:
     return make(), sizes
 
 
-def fit(tensors: dict[str, Tensor], sizes: dict[str, int], layout: str | None = None):
+def fit(tensors: dict[str, Tensor], sizes: dict[str, int], layout: str | None = None) -> Foreign:
     return fit_checkpoint(Checkpoint(Path("x.pth"), tensors), layout=layout, sizes=sizes)
 
 

@@ -17,7 +17,7 @@ from avssl.encoders.model import read_encoder_file
 from avssl.errors import UserError
 from avssl.train.inputs import input_shape
 from avssl.weights.files import Checkpoint
-from avssl.weights.foreign import CONFIGS, fit_checkpoint, read_foreign
+from avssl.weights.foreign import CONFIGS, Foreign, fit_checkpoint, read_foreign
 from avssl.weights.layouts import LAYOUTS
 from tests.weights.plain import (
     BLOCK,
@@ -294,12 +294,12 @@ def test_mvd_fine_tuned_has_separable_positions(
     check_clip(path, "mvd", videomae_model, layout="mvd")
 
 
-def on_meta(shapes: Shapes, **how: object):
+def on_meta(shapes: Shapes, **how: object) -> Foreign:
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     return fit_checkpoint(Checkpoint(Path("released.pth"), tensors), **how)
 
 
-def trained(foreign: object, module: str) -> int:
+def trained(foreign: Foreign, module: str) -> int:
     """Values of a module without its fixed table."""
     return sum(
         tensor.numel()

@@ -30,7 +30,7 @@ from transformers import (
 
 from avssl.blocks.positions import sincos_table_2d
 from avssl.errors import UserError
-from avssl.weights.foreign import read_foreign
+from avssl.weights.foreign import Foreign, read_foreign
 from tests.weights.plain import build, layers, randomise, save, worst
 
 CLOSE = 1e-4
@@ -139,7 +139,9 @@ def test_mocov3_without_its_prefix_may_be_timms(tmp_path: Path) -> None:
         read_foreign(save(tmp_path, model.state_dict()), sizes={"heads": 3})
 
 
-def check_folder(model: nn.Module, inner: nn.Module, tmp_path: Path, x: Tensor, **more: object):
+def check_folder(
+    model: nn.Module, inner: nn.Module, tmp_path: Path, x: Tensor, **more: object
+) -> Foreign:
     """The folder that transformers writes, and its tensors with their names in memory."""
     model.save_pretrained(tmp_path / "folder")
     with torch.no_grad():
