@@ -37,6 +37,7 @@ class Foreign:
         spec: the graph, read with `args`.
         weights: module -> key of its state dict -> tensor; nothing lacks, nothing is too many.
         report: what was loaded, left out and allowed, line by line.
+        description: of the encoder file: whose weights these are.
     """
 
     layout: str
@@ -46,6 +47,7 @@ class Foreign:
     spec: GraphSpec
     weights: dict[str, dict[str, Tensor]]
     report: list[str]
+    description: dict[str, Any]
 
 
 def read_foreign(
@@ -156,7 +158,9 @@ def _fit(conversion: Conversion, name: str, encoder: Path, allow: Sequence[str])
     if unknown:
         report.append(f"unexpected, but allowed: {', '.join(unknown)}")
     data = _prepared(path, file.data, conversion.data)
-    return Foreign(name, encoder, args, data, spec, _complete(spec, wanted, weights), report)
+    return Foreign(
+        name, encoder, args, data, spec, _complete(spec, wanted, weights), report, file.description
+    )
 
 
 def _shapes(spec: GraphSpec) -> dict[str, dict[str, tuple[int, ...]]]:
