@@ -119,8 +119,13 @@ def _query(options: argparse.Namespace) -> int:
     if options.picture and options.picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--picture {options.picture} must end in .png or .jpg")
     search = Search.open(options.index, memory=options.memory, run=options.run)
+    warning = search.warning(options.to)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
     by = options.by or OTHER[options.to]
     matches = search.query(search.embed(options.file, by), to=options.to, top=options.top)
+    if len(matches) < min(options.top, len(search)):
+        print(f"warning: only {len(matches)} of {len(search)} clips are ranked", file=sys.stderr)
     print(json.dumps(as_json(search, matches), indent=1) if options.json else table(matches))
     if options.picture:
         for path, reason in contact_sheet(options.picture, search, matches):

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from avssl.retrieval import store
-from avssl.retrieval.nearest import Nearest, build_nearest
+from avssl.retrieval.fit import build_nearest
+from avssl.retrieval.nearest import Nearest
 from avssl.retrieval.parts import Parts
 
 

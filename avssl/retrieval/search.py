@@ -19,7 +19,7 @@ import numpy as np
 from avssl.data.manifest import Clip, safe_path
 from avssl.errors import UserError
 from avssl.retrieval.memory import MEMORY, allow, allowed_memory
-from avssl.retrieval.nearest import Nearest, search_memory
+from avssl.retrieval.nearest import LOW_RECALL, Nearest, search_memory
 from avssl.retrieval.store import Rows, check_files, open_vectors, read_header
 
 if TYPE_CHECKING:
@@ -116,12 +116,52 @@ class Search:
         """The `top` clips whose vectors of the modality `to` have the largest cosine with `vector`.
 
         Args:
-            vector: [D], of any length above 0: array, tensor or list. Best first; equal cosines in
-                the order of ids.
+            vector: [D], of any length above 0: array, tensor or list.
+            top: at most so many. Where all vectors are compared, any number; an index with codes
+                ranks at most 5,000, for each is read from the disk four times over.
+
+        Returns:
+            Best first; equal cosines in the order of ids.
 
         Raises:
             UserError: no such modality in the index, or a vector of another width or not finite.
         """
+        query = self._direction(vector, to)
+        if top < 1:
+            raise UserError(f"top={top}: ask for at least one match")
+        rows, scores = self._nearest[to].search(query, top=top)  # [K] each
+        return [self._match(row, score) for row, score in zip(rows, scores, strict=True)]
+
+    def sample(self, vector: Any, *, to: str = "video", count: int) -> list[Match]:
+        """How near clips from all over the index are: drawn once for all, in the order of ids.
+
+        Args:
+            vector: as of `query`. count: at most so many clips; the same ones for every vector.
+
+        Raises:
+            UserError: as `query`.
+        """
+        query, number = self._direction(vector, to), len(self)
+        if count < 1:
+            raise UserError(f"count={count}: ask for at least one clip")
+        rows = np.random.default_rng(0).choice(number, min(count, number), replace=False)
+        rows.sort()
+        scores = self._nearest[to].scores(query, rows)  # [K]
+        return [self._match(row, score) for row, score in zip(rows, scores, strict=True)]
+
+    def warning(self, to: str) -> str:
+        """A sentence if queries miss too many of the nearest vectors of a modality, else ""."""
+        self._modality(to)
+        share = self._nearest[to].recall
+        if share >= LOW_RECALL:
+            return ""
+        return (
+            f"{self.folder} finds {share:.1%} of the 10 nearest {to} vectors, as measured when it "
+            "was built: near matches may be missing"
+        )
+
+    def _direction(self, vector: Any, to: str) -> np.ndarray:
+        """A query as unit vector, float64 [D]."""
         modality = self._modality(to)
         query = np.asarray(vector, dtype=np.float64)  # [D]
         if query.shape != (modality.width,):
@@ -133,10 +173,7 @@ class Search:
         length = np.linalg.norm(query)
         if not np.isfinite(length) or length == 0:
             raise UserError("the query is zero or not finite: it has no direction to search in")
-        if top < 1:
-            raise UserError(f"top={top}: ask for at least one match")
-        rows, scores = self._nearest[to].search(query / length, top=top)  # [K] each
-        return [self._match(row, score) for row, score in zip(rows, scores, strict=True)]
+        return np.asarray(query / length)
 
     def embed(self, path: str | os.PathLike[str], modality: str) -> np.ndarray:
         """The vector [D] of a file's sound ("audio") or picture ("video"), of its middle window.

@@ -8,8 +8,10 @@ import pytest
 
 from avssl.bench.retrieval import made_up
 from avssl.errors import UserError
-from avssl.retrieval import nearest
-from avssl.retrieval.nearest import Nearest, build_nearest, exact_rows, recall, search_memory
+from avssl.retrieval import exact, fit, nearest
+from avssl.retrieval.exact import exact_rows, recall
+from avssl.retrieval.fit import build_nearest
+from avssl.retrieval.nearest import Nearest, search_memory
 
 N, D = 6000, 32
 
@@ -23,6 +25,20 @@ def coded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small sets are searched as large ones are."""
     pytest.importorskip("faiss")
     monkeypatch.setattr(nearest, "COMPARE_ALL", 0)
+
+
+@pytest.mark.parametrize("portion", [3, 128, 10**6])
+def test_exact_rows_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch, portion: int) -> None:
+    monkeypatch.setattr(exact, "CHUNK", portion * D)  # portions of so many vectors are merged
+    vectors = drawn(1000, 0)
+    own = np.array([4, 500, 999, -1, -1])
+    queries = np.concatenate([vectors[own[:3]], drawn(2, 1)])
+    order = np.argsort(-(queries.astype(np.float64) @ vectors.T.astype(np.float64)), axis=1)
+    assert exact_rows(vectors, queries, top=10).tolist() == order[:, :10].tolist()
+    others = [row[row != self][:10].tolist() for row, self in zip(order, own, strict=True)]
+    assert exact_rows(vectors, queries, top=10, without=own).tolist() == others
+    assert others[3][0] == order[3, 0]  # the nearest of a query from elsewhere counts
+    assert exact_rows(vectors[:4], queries, top=10).shape == (5, 4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -72,6 +88,64 @@ def test_vectors_of_another_kind_count_when_candidates_are_chosen(
     asked = foreign[N // 2 :][:100]
     rows = np.stack([found.search(query, top=10)[0] for query in asked])
     assert recall(rows, exact_rows(vectors, asked, top=10)) >= 0.95
+
+
+def test_only_the_query_itself_does_not_count_when_recall_is_measured(
+    tmp_path: Path, coded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, foreign = drawn(N, 0), drawn(N, 2)
+    asked: list[tuple[np.ndarray, np.ndarray]] = []
+    real = exact_rows
+
+    def spied(vectors: np.ndarray, queries: np.ndarray, *, top: int, without: np.ndarray) -> object:
+        asked.append((queries, without))
+        return real(vectors, queries, top=top, without=without)
+
+    monkeypatch.setattr(fit, "exact_rows", spied)
+    build_nearest(vectors, tmp_path / "x.faiss", foreign=foreign)
+    [(queries, without)] = asked
+    own = without >= 0
+    assert own.sum() == 50 == (~own).sum()
+    np.testing.assert_allclose(queries[own], vectors[without[own]], atol=1e-6)
+    assert (queries[~own] @ foreign.T).max(1) == pytest.approx(1, abs=1e-6)
+
+
+def test_too_little_recall_is_said_when_it_is_built(
+    tmp_path: Path, coded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    vectors = drawn(N, 0)
+    build_nearest(vectors, tmp_path / "good.faiss", say=said.append)
+    assert "warning" not in "".join(said)
+    monkeypatch.setattr(fit, "_trials", lambda nearest: [(1, 10)])  # one list, ten candidates
+    recipe = build_nearest(vectors, tmp_path / "bad.faiss", say=said.append)
+    assert recipe["recall"] < 0.95
+    assert f"finds {recipe['recall']:.1%}" in said[-1] and "bad.faiss: warning" in said[-1]
+    assert Nearest(vectors, recipe, tmp_path / "bad.faiss").recall == recipe["recall"]
+
+
+def test_a_large_top_reads_no_more_than_is_allowed(
+    tmp_path: Path, coded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "_MOST", 800)
+    monkeypatch.setattr(nearest, "CHUNK", 10 * D)  # read in portions of 10 vectors
+
+    class Counted(np.ndarray):
+        read: list[int]
+
+        def __getitem__(self, rows: object) -> np.ndarray:
+            Counted.read.append(len(np.atleast_1d(rows)))  # type: ignore[arg-type]
+            return np.asarray(self).__getitem__(rows)  # type: ignore[index]
+
+    vectors = drawn(N, 0)
+    recipe = build_nearest(vectors, tmp_path / "x.faiss")
+    found = Nearest(vectors.view(Counted), recipe, tmp_path / "x.faiss")
+    Counted.read = []
+    query = drawn(1, 1)[0].astype(np.float64)
+    rows, scores = found.search(query, top=N)
+    assert len(rows) == found.most == 200 and sum(Counted.read) <= 800
+    assert max(Counted.read) <= 10
+    np.testing.assert_allclose(scores, vectors[rows].astype(np.float64) @ query, atol=1e-12)
 
 
 def test_an_index_grows_and_is_fitted_anew_when_it_has_doubled(tmp_path: Path, coded: None) -> None:

@@ -42,6 +42,22 @@ def test_a_query_needs_a_direction_and_the_right_width(scenes: Path) -> None:
         search.file(8)
 
 
+def test_a_sample_is_the_same_for_every_query(scenes: Path) -> None:
+    search = Search.open(scenes)
+    vectors = [search.vector(id, "audio") for id in (1, 6)]
+    drawn = [search.sample(vector, to="video", count=5) for vector in vectors]
+    ids = [match.id for match in drawn[0]]
+    assert ids == [match.id for match in drawn[1]] == sorted(set(ids)) and len(ids) == 5
+    for vector, sample in zip(vectors, drawn, strict=True):
+        ranked = {match.id: match for match in search.query(vector, to="video", top=8)}
+        assert all(match == ranked[match.id] for match in sample)
+    assert [match.id for match in search.sample(vectors[0], count=99)] == list(range(8))
+    with pytest.raises(UserError, match="the shape"):
+        search.sample(np.ones(7), count=5)
+    with pytest.raises(UserError, match="at least one"):
+        search.sample(vectors[0], count=0)
+
+
 def test_files_that_cannot_be_a_query(scenes: Path, clips: Path, tmp_path: Path) -> None:
     search = Search.open(scenes)
     (tmp_path / "none.wav").touch()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from avssl.retrieval.nearest import Nearest
 from tests.retrieval.conftest import CORPUS
 from tests.train import tiny
 
@@ -45,6 +46,21 @@ def test_index_then_query(
     assert call(monkeypatch, "query", clips / "00003.wav", "--to", "video", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["rank"] for row in rows] == list(range(1, 9)) and Path(rows[0]["file"]).is_file()
+
+
+def test_too_little_recall_and_too_few_matches_are_said(
+    scenes: Path, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = ["query", clips / "00003.mp4", "--to", "video", "--index", scenes]
+    assert call(monkeypatch, *query) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(Nearest, "recall", 0.9)
+    monkeypatch.setattr(Nearest, "most", 4)
+    assert call(monkeypatch, *query) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 5
+    assert "finds 90.0% of the 10 nearest video vectors" in said.err
+    assert "only 4 of 8 clips are ranked" in said.err
 
 
 def test_mistakes_are_sentences(
