@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:  # torch takes seconds to import: whoever only reads a graph does without
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
 
@@ -24,6 +24,7 @@ def load(
     stage: str | None = None,
     layout: str | None = None,
     allow: Sequence[str] = (),
+    sizes: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> Encoders: ...
 
@@ -36,6 +37,7 @@ def load(
     stage: str | None = None,
     layout: str | None = None,
     allow: Sequence[str] = (),
+    sizes: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> Encoder: ...
 
@@ -47,6 +49,7 @@ def load(
     stage: str | None = None,
     layout: str | None = None,
     allow: Sequence[str] = (),
+    sizes: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> Encoders | Encoder:
     """Encoders of a run folder, an exported folder or a checkpoint of another project.
@@ -64,6 +67,7 @@ def load(
         stage: of a run folder, an instance such as "stage1" or "stage2.2"; the last one without.
         layout: of a foreign checkpoint; found out where that is unambiguous.
         allow: of a foreign checkpoint, patterns of tensors that may be missing or unexpected.
+        sizes: of a foreign checkpoint, what its tensors do not tell, such as {"heads": 12}.
         device: where the encoders live.
 
     Raises:
@@ -72,5 +76,7 @@ def load(
     """
     from avssl.encoders.load import load_encoders
 
-    encoders = load_encoders(path, stage=stage, layout=layout, allow=allow, device=device)
+    encoders = load_encoders(
+        path, stage=stage, layout=layout, allow=allow, sizes=sizes, device=device
+    )
     return encoders if module is None else encoders[module]

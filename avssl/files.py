@@ -1,9 +1,14 @@
 """Text files that are there either whole or as they were before, and the cache folder."""
 
+import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from avssl.errors import UserError
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -29,6 +34,23 @@ def metrics_rows(path: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError):
             continue
     return found
+
+
+@contextlib.contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Keep other processes out of a folder that is there.
+
+    Raises UserError with the sentence `busy` when another one is in it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def cache_folder(chosen: str | os.PathLike[str] | None = None) -> Path:

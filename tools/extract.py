@@ -12,7 +12,7 @@ failures.csv with every clip that could not be used, and why.
 import argparse
 from pathlib import Path
 
-from avssl.arguments import count
+from avssl.arguments import count, whole
 from avssl.errors import run_tool
 
 
@@ -38,9 +38,16 @@ def main() -> None:
     parser.add_argument("--split", choices=("train", "val", "test"), help="all clips without")
     parser.add_argument("--stage", help="of a run folder; the last one without")
     parser.add_argument("--layout", help="of a foreign checkpoint, where it is ambiguous")
+    parser.add_argument(
+        "--allow",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="of a foreign checkpoint: tensors that may be missing or unexpected",
+    )
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--batch", type=count, default=32, help="windows encoded at a time")
-    parser.add_argument("--workers", type=int, default=1, help="processes that read clips")
+    parser.add_argument("--workers", type=whole, default=1, help="processes that read clips")
     parser.add_argument("--shard", type=count, default=500, help="clips of one file")
     options = parser.parse_args()
 
@@ -48,7 +55,11 @@ def main() -> None:
     from avssl.encoders.extract import Wanted, extract
 
     encoders = avssl.load(
-        options.model, stage=options.stage, layout=options.layout, device=options.device
+        options.model,
+        stage=options.stage,
+        layout=options.layout,
+        allow=options.allow,
+        device=options.device,
     )
     layer = options.layer
     found = extract(
@@ -72,7 +83,7 @@ def main() -> None:
         f"{found.written} clips written to {options.out} ({rate:.1f} clips/s), {found.before} were "
         f"there before, {len(found.failures)} cannot be used"
     )
-    for path, reason in found.failures[:10]:
+    for path, _, _, reason in found.failures[:10]:
         print(f"  {path}: {reason}")
 
 

@@ -51,7 +51,7 @@ class Pair:
         """Encode each batch and write the features."""
         shutil.rmtree(self.folder)
         self.folder.mkdir()
-        self.job.write(self.batches, [], 0)
+        self.job.write(self.batches, {}, 0)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -21,21 +21,34 @@ def stack_inputs(inputs: Sequence[Mapping[str, np.ndarray]], recipes: Recipes) -
     """Batch the raw inputs of clips: filterbanks are done, pictures are still uint8.
 
     Args:
-        inputs: of each clip, waveforms float32 [N] and pictures uint8 [3, T, H, W].
+        inputs: of each clip, waveforms float32 [N], of any length, and pictures uint8
+            [3, T, H, W].
 
     Returns:
         float32 [B, 1, T, F] and uint8 [B, 3, T, H, W].
     """
     batch: dict[str, Tensor] = {}
     for name, recipe in recipes.items():
-        stacked = torch.from_numpy(np.stack([raw[name] for raw in inputs]))
+        arrays = [raw[name] for raw in inputs]
         if isinstance(recipe, FbankConfig):
-            with _one_thread():
-                features = fbank(stacked, sample_rate=recipe.sample_rate, bins=recipe.bins)
-            features = fit_frames(features, recipe.frames)
-            stacked = normalize(features, mean=recipe.mean, std=recipe.std).unsqueeze(1)
-        batch[name] = stacked
+            # sounds of one length at once
+            groups = [arrays] if len(set(map(len, arrays))) == 1 else [[x] for x in arrays]
+            features = torch.cat([_spectrograms(np.stack(group), recipe) for group in groups])
+            features = normalize(features, mean=recipe.mean, std=recipe.std)
+            batch[name] = features.unsqueeze(1)  # [B, 1, T, F]
+        else:
+            batch[name] = torch.from_numpy(np.stack(arrays))
     return batch
+
+
+def _spectrograms(sounds: np.ndarray, recipe: FbankConfig) -> Tensor:
+    """[B, N] -> [B, T, F], zeros behind a sound that is too short."""
+    shortest = round(recipe.sample_rate * 0.025)  # one frame of the filterbank
+    if sounds.shape[1] < shortest:
+        sounds = np.pad(sounds, ((0, 0), (0, shortest - sounds.shape[1])))
+    with _one_thread():
+        features = fbank(torch.from_numpy(sounds), sample_rate=recipe.sample_rate, bins=recipe.bins)
+    return fit_frames(features, recipe.frames)
 
 
 def finish_inputs(

@@ -28,6 +28,14 @@ class FbankConfig:
         False  # training: roll the waveform by a random amount (parts it from the picture)
     )
     gain: bool = False  # training: multiply the waveform by Beta(10, 10) + 0.5
+    # sound shorter than the window: repeated, or followed by zeros in the spectrogram, as AudioMAE,
+    # CAV-MAE and AST have it
+    short: Literal["repeat", "pad"] = "repeat"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one clip: [1, T, F]."""
+        return (1, self.frames, self.bins)
 
     def __post_init__(self) -> None:
         _positive(self, "sample_rate", "bins", "frames", "std")
@@ -53,12 +61,20 @@ class FramesConfig:
     short_side: list[int] | None = None
     flip: float = 0.0  # training: probability of a horizontal flip
 
-    def times(self, window: float, draw: float = 0.5) -> np.ndarray:
-        """Seconds from the window's start [frames], and where in it the pictures lie: `draw` from
-        0, at its start, to 1, at its end."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one clip: [3, T, H, W]."""
+        return (3, self.frames, self.size, self.size)
+
+    def times(self, window: float, length: float, draw: float = 0.5) -> np.ndarray:
+        """When the pictures of a window are shown, s from its start, [frames].
+
+        window: s. length: s of it that the clip fills; what lies behind begins anew. draw: where in
+        it pictures that cover only a part of it lie, from 0, at its start, to 1, at its end.
+        """
         seconds = window if self.seconds is None else self.seconds
         times: np.ndarray = np.arange(self.frames) * (seconds / self.frames)
-        return times + (window - seconds) * draw
+        return (times + max(length - seconds, 0.0) * draw) % length
 
     def __post_init__(self) -> None:
         _positive(self, "frames", "size")

@@ -25,7 +25,9 @@ _REPLACEMENTS = 8  # clips tried in place of an unreadable one
 class Sample:
     """One clip as read: the raw inputs, and what went wrong on the way."""
 
-    inputs: dict[str, np.ndarray]  # waveform float32 [N], or pictures uint8 [3, T, H, W]
+    inputs: dict[
+        str, np.ndarray
+    ]  # waveform float32 [N] (shorter if padded later), or pictures uint8 [3, T, H, W]
     clip: int  # row in the manifest
     label: int  # -1: none
     replaced: bool = False
@@ -179,10 +181,10 @@ class ClipDataset(Dataset[Sample]):
             sample_rate=recipe.sample_rate,
         )
         count = round(self.config.window * recipe.sample_rate)
-        if len(sound) != count:
-            sound = np.resize(sound, count)  # repeated
+        if len(sound) != count and recipe.short == "repeat":
+            sound = np.resize(sound, count)
         if self.training and recipe.shift:
-            sound = np.roll(sound, int(random.integers(count)))
+            sound = np.roll(sound, int(random.integers(len(sound))))
         if self.training and recipe.gain:
             sound = sound * np.float32(random.beta(10, 10) + 0.5)
         return sound  # [N]
@@ -198,7 +200,7 @@ class ClipDataset(Dataset[Sample]):
         draw = 0.5
         if recipe.seconds is not None and self.training:
             draw = float(random.random())
-        times = start + recipe.times(self.config.window, draw) % period
+        times = start + recipe.times(self.config.window, period, draw)
         short_side, across, down, flip = recipe.size, 0.5, 0.5, False
         if self.training and recipe.short_side is not None:
             low, high = recipe.short_side

@@ -23,6 +23,9 @@ KINETICS_SOUNDS = (
 ).split(", ")
 
 
+CLASS_NAMES = "class_labels_indices.csv"  # AudioSet's identifiers and what they mean
+
+
 @dataclass(frozen=True)
 class Entry:
     """One row of a label file. stems: what its file may be called, without folder and ending."""
@@ -35,15 +38,24 @@ class Entry:
 
 @dataclass(frozen=True)
 class Format:
-    """How to read a format; `first` matches a file's first line, `expects` says what that is."""
+    """How to read a format; `first` matches a file's first line, `expects` says what that is.
+
+    any_case: file names in the list and on disk differ in case. named: whether labels are names
+    and not identifiers, asked of a label file.
+    """
 
     first: str
     expects: str
     read: Callable[[Path, str], Iterator[Entry]]
-    any_case: bool = False  # file names in the list and on disk differ in case
+    any_case: bool = False
+    named: Callable[[Path], bool] | None = None
 
 
 def label_text(file: Path) -> str:
+    """What a label file holds, in UTF-8 with or without a byte order mark.
+
+    Raises UserError when it cannot be read or is no text.
+    """
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -88,7 +100,7 @@ def _segment(start: float, end: float) -> dict[str, str]:
 
 
 def _audioset(file: Path, split: str) -> Iterator[Entry]:
-    """`YTID, start_seconds, end_seconds, "mid,mid"`; names from class_labels_indices.csv beside."""
+    """`YTID, start_seconds, end_seconds, "mid,mid"`; names from `CLASS_NAMES` beside."""
     name = file.name.lower()
     split = split or ("train" if "train" in name else "test" if "eval" in name else "")
     if not split:
@@ -97,8 +109,8 @@ def _audioset(file: Path, split: str) -> Iterator[Entry]:
             f"train={file} or test={file}"
         )
     names: dict[str, str] = {}
-    index = file.with_name("class_labels_indices.csv")
-    if index.is_file():
+    index = file.with_name(CLASS_NAMES)
+    if _audioset_named(file):
         for _, row in _table(index, "mid", "display_name"):
             names[row["mid"]] = row["display_name"]
     for where, (video, begin, stop, mids) in _rows(file, 4):
@@ -106,6 +118,10 @@ def _audioset(file: Path, split: str) -> Iterator[Entry]:
         stems = _stems(video, start, end)
         labels = tuple(names.get(mid.strip(), mid.strip()) for mid in mids.split(","))
         yield Entry((*stems, *("Y" + stem for stem in stems)), labels, split, _segment(start, end))
+
+
+def _audioset_named(file: Path) -> bool:
+    return file.with_name(CLASS_NAMES).is_file()
 
 
 def _vggsound(file: Path, split: str) -> Iterator[Entry]:
@@ -177,6 +193,7 @@ FORMATS = {
         r"^# ?(YTID|Segments csv|num_ytids)|^[\w-]{11}, *[\d.]+, *[\d.]+, *\"?/",
         "# YTID, start_seconds, end_seconds, positive_labels",
         _audioset,
+        named=_audioset_named,
     ),
     "vggsound": Format(r"^[\w-]{11},\d+,.+,(train|test)\s*$", "YTID,start,label,split", _vggsound),
     "esc50": Format(r"^filename,fold,", _ESC, _esc),

@@ -10,11 +10,11 @@ manifest takes the label apart with `labels_of`.
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from avssl.data.label_formats import FORMATS, KINETICS_SOUNDS, label_text
+from avssl.data.label_formats import CLASS_NAMES, FORMATS, KINETICS_SOUNDS, Entry, label_text
 from avssl.data.manifest import SPLITS, Clip, Manifest
 from avssl.data.scan import folder_clips
 from avssl.errors import UserError
@@ -33,7 +33,8 @@ class Listing:
 
     missing: names of listed clips without a file. unlisted: media files that no row names.
     other_classes: rows left out because only some classes are asked for. unknown: asked for, but in
-    no label file.
+    no label file. ambiguous: for each name that several files have, those files, the one that is
+    taken first. unnamed: label files whose labels are identifiers, for want of a list of names.
     """
 
     manifest: Manifest
@@ -41,9 +42,11 @@ class Listing:
     unlisted: int
     other_classes: int
     unknown: list[str]
+    ambiguous: list[list[str]] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
 
     def describe(self, *, shown: int = 10) -> str:
-        """One line of counts, then the first names that have no file."""
+        """One line of counts, then the first names that have no file, and what else is doubtful."""
         counts = f"{len(self.manifest.clips)} labelled clips found, {len(self.missing)} listed "
         counts += f"clips have no file, {self.unlisted} files are not listed"
         if self.other_classes:
@@ -51,6 +54,14 @@ class Listing:
         lines = [counts, *(f"  no file: {name}" for name in self.missing[:shown])]
         if len(self.missing) > shown:
             lines.append(f"  and {len(self.missing) - shown} more")
+        for taken, *others in self.ambiguous[:shown]:
+            lines.append(f"  several files of one name: {taken} is taken, not {', '.join(others)}")
+        if len(self.ambiguous) > shown:
+            lines.append(f"  and {len(self.ambiguous) - shown} more names with several files")
+        lines += [
+            f"  labels of {name} are identifiers such as /m/0bt9lr: put {CLASS_NAMES} beside it"
+            for name in self.unnamed
+        ]
         if self.unknown:
             lines.append(f"  classes in no label file: {', '.join(self.unknown)}")
         return "\n".join(lines)
@@ -71,8 +82,11 @@ def read_labels(
         format: one of `FORMATS`.
         classes: keep only these labels, and the clips that have one of them.
 
+    A clip that is listed twice in the same way counts once.
+
     Raises:
-        UserError: a file is not there or of another format, or not one listed clip has a file.
+        UserError: a file is not there or of another format, a clip is listed twice in different
+            ways, or not one listed clip has a file.
     """
     if format not in FORMATS:
         raise UserError(f"no label format {format!r}: choose one of {', '.join(FORMATS)}")
@@ -84,29 +98,35 @@ def read_labels(
     def key(stem: str) -> str:
         return stem.lower() if recipe.any_case else stem
 
-    paths: dict[str, str] = {}
+    paths: dict[str, list[str]] = {}
     for clip in folder_clips(folder, folder):
-        paths.setdefault(key(PurePosixPath(clip.path).stem), clip.path)
-    clips, missing, others, listed = [], [], 0, 0
+        paths.setdefault(key(PurePosixPath(clip.path).stem), []).append(clip.path)
+    missing, others, listed = [], 0, 0
     met: set[str] = set()
-    for name in files:
-        split, file = _split_of(name)
-        _check_first(file, format)
-        for entry in recipe.read(file, split):
-            listed += 1
-            labels = entry.labels
-            if wanted is not None:
-                labels = tuple(wanted[_plain(x)] for x in labels if _plain(x) in wanted)
-                met.update(labels)
-                if not labels:
-                    others += 1
-                    continue
-            path = next((paths[key(stem)] for stem in entry.stems if key(stem) in paths), None)
-            if path is None:
-                missing.append(entry.stems[0])
+    found: dict[tuple[str, ...], Clip] = {}  # by path and segment
+    ambiguous: dict[str, list[str]] = {}
+    for entry in _entries(files, format, key):
+        listed += 1
+        labels = entry.labels
+        if wanted is not None:
+            labels = tuple(wanted[_plain(x)] for x in labels if _plain(x) in wanted)
+            met.update(labels)
+            if not labels:
+                others += 1
                 continue
-            label = SEPARATOR.join(name.replace(SEPARATOR, ",") for name in labels)
-            clips.append(Clip(path=path, label=label, split=entry.split, extra=entry.extra))
+        stem = next((key(stem) for stem in entry.stems if key(stem) in paths), None)
+        if stem is None:
+            missing.append(entry.stems[0])
+            continue
+        path = paths[stem][0]
+        if len(paths[stem]) > 1:
+            ambiguous[stem] = paths[stem]
+        label = SEPARATOR.join(name.replace(SEPARATOR, ",") for name in labels)
+        clip = Clip(path=path, label=label, split=entry.split, extra=entry.extra)
+        other = found.setdefault((path, *_segment(entry)), clip)
+        if other != clip:
+            raise UserError(_twice(path, _said(other.label, other.split), _said(label, clip.split)))
+    clips = list(found.values())
     if not clips:
         example = f", the first of them {missing[0]!r}" if missing else ""
         raise UserError(
@@ -114,8 +134,17 @@ def read_labels(
             f"{example}: give the folder that holds the media"
         )
     unknown = sorted(set(wanted.values()) - met) if wanted else []
-    unlisted = len(set(paths.values()) - {clip.path for clip in clips})
-    return Listing(Manifest(folder, clips), missing, unlisted, others, unknown)
+    unlisted = sum(map(len, paths.values())) - len({clip.path for clip in clips})
+    unnamed = [name for name in files if recipe.named and not recipe.named(_split_of(name)[1])]
+    return Listing(
+        Manifest(folder, clips),
+        missing,
+        unlisted,
+        others,
+        unknown,
+        list(ambiguous.values()),
+        unnamed,
+    )
 
 
 @dataclass(frozen=True)
@@ -154,6 +183,39 @@ def read_classes(file: Path) -> list[str]:
     if not names:
         raise UserError(f"{file} names no class: write one a line")
     return names
+
+
+def _entries(files: Sequence[str], format: str, key: Callable[[str], str]) -> Iterator[Entry]:
+    """The rows of all files; one that stands in them several times comes once."""
+    seen: dict[tuple[str, ...], Entry] = {}
+    for name in dict.fromkeys(files):
+        split, file = _split_of(name)
+        _check_first(file, format)
+        for entry in FORMATS[format].read(file, split):
+            own = (key(entry.stems[0]), *_segment(entry))
+            first = seen.setdefault(own, entry)
+            if first is entry:
+                yield entry
+            elif (first.labels, first.split, first.extra) != (
+                entry.labels, entry.split, entry.extra
+            ):  # fmt: skip
+                ways = (_said(", ".join(one.labels), one.split) for one in (first, entry))
+                raise UserError(_twice(entry.stems[0], *ways))
+
+
+def _segment(entry: Entry) -> tuple[str, str]:
+    return entry.extra.get("segment_start", ""), entry.extra.get("segment_end", "")
+
+
+def _said(label: str, split: str) -> str:
+    return f"{label!r} in the split {split}"
+
+
+def _twice(name: str, first: str, again: str) -> str:
+    return (
+        f"the label files list {name} twice, as {first} and as {again}: name files that agree, or "
+        "take one of the rows out"
+    )
 
 
 def _split_of(name: str) -> tuple[str, Path]:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from avssl.data.batches import finish_inputs, stack_inputs
 from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+from avssl.encoders.layers import blocks_of, caught_layers, prefix_tokens
 from avssl.encoders.roles import Fusion, Tower
 from avssl.encoders.windows import Span, given_clips
 from avssl.errors import UserError
@@ -52,7 +51,6 @@ class Encoder(nn.Module):
         self.towers = nn.ModuleDict(towers)
         self.fusion = fusion
         self._roles, self._fusion_role = dict(roles), fusion_role
-        self._lock = threading.Lock()  # of the hooks that catch layers
         self.eval()
 
     @property
@@ -73,26 +71,28 @@ class Encoder(nn.Module):
     @property
     def depth(self) -> int:
         """Blocks whose outputs `layer` can name; of the fusion where there is one."""
-        return min(len(_blocks(module)) for module in self._deep())
+        return min(len(blocks_of(module)) for module in self._deep())
 
     @functools.cached_property
     def width(self) -> int:
         """D of the pooled features."""
         zeros = {
-            name: torch.zeros(1, *_shape(recipe), device=self.device, dtype=self.dtype)
+            name: torch.zeros(1, *recipe.shape, device=self.device, dtype=self.dtype)
             for name, recipe in self.inputs.items()
         }
         with torch.no_grad():
             return self.encode(zeros).shape[-1]
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that differ where weights or preparation do."""
-        digest = hashlib.sha256(
-            json.dumps(
-                [self.data.window, {name: asdict(item) for name, item in self.inputs.items()}]
-            ).encode()
-        )
+        """16 hexadecimal digits that differ where weights, structure or preparation do."""
+        modules = {**self.towers, **({"fusion": self.fusion} if self.fusion is not None else {})}
+        made = [
+            self.data.window,
+            {name: asdict(recipe) for name, recipe in self.inputs.items()},
+            {name: _structure(module) for name, module in modules.items()},
+        ]
+        digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
         for key, tensor in self.state_dict().items():
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -134,7 +134,8 @@ class Encoder(nn.Module):
             fps: pictures per second.
             layer: 0 for the embedded patches, k for the output of block k, None for the encoder's
                 own output; of the fusion, where there is one. A list adds a leading axis [L].
-            pool: "mean" over patches, "cls" for the first token, "none" for every patch's token.
+            pool: "mean" over patches, as MAViL's own heads have it (AST means its two prefix tokens
+                instead), "cls" for the first token, "none" for every patch's token.
             span: "all" of a clip, or the "middle" window alone, as probes and retrieval use.
             batch_size: windows encoded at a time.
 
@@ -145,8 +146,8 @@ class Encoder(nn.Module):
         Raises:
             UserError: a clip cannot be read, is empty or not finite, or an argument is missing.
         """
-        if pool not in POOLS:
-            raise UserError(f"pool={pool!r} is none of {', '.join(POOLS)}")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} must be above 0")
         clips, windows = given_clips(x, self.data, sample_rate=sample_rate, fps=fps, span=span)
         found: list[list[Any]] = [[] for _ in range(clips)]  # of each clip, its windows
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
@@ -181,6 +182,10 @@ class Encoder(nn.Module):
         Raises:
             UserError: an input is missing, or there is no such layer or no CLS token.
         """
+        if pool not in POOLS:
+            raise UserError(f"pool={pool!r} is none of {', '.join(POOLS)}")
+        if _several(layer) and not list(layer):  # type: ignore[arg-type]
+            raise UserError("layer=[] names no layer")
         missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise UserError(f"the encoder {self.name} reads {missing[0]!r}: give it")
@@ -221,7 +226,7 @@ class Encoder(nn.Module):
 
     def _layers(self, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """Tokens of each tower at every layer, 0 to depth."""
-        with self._lock, _catch(self._deep()) as caught:
+        with caught_layers(self._deep()) as caught:
             outputs = self._towers(inputs)
             if self.fusion is not None:
                 self._fuse(outputs)
@@ -251,7 +256,7 @@ class Encoder(nn.Module):
     def _pooled(self, tokens: Mapping[str, Tensor], pool: Pool) -> Any:
         parts: dict[str, Tensor] = {}
         for name, x in tokens.items():
-            prefix = _prefix(self.towers[name])
+            prefix = prefix_tokens(self.towers[name])
             if pool == "cls" and prefix == 0:
                 raise UserError(f"pool='cls': {name} has no CLS token; use 'mean'")
             patches = x[:, prefix:]  # [B, N, D]
@@ -261,47 +266,15 @@ class Encoder(nn.Module):
         return torch.cat(list(parts.values()), dim=-1)  # [B, D]
 
 
-@contextmanager
-def _catch(modules: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
-    """Of each module, the input of its first block, then the output of each block."""
-    caught: list[list[Tensor]] = [[] for _ in modules]
-    handles = []
-    for module, found in zip(modules, caught, strict=True):
-        blocks = _blocks(module)
-        if not blocks:
-            raise UserError("a tower without transformer blocks has no layers: leave layer out")
-        handles.append(
-            blocks[0].register_forward_pre_hook(
-                lambda _, given, found=found: found.append(given[0])
-            )
-        )
-        for block in blocks:
-            handles.append(
-                block.register_forward_hook(lambda _, given, out, found=found: found.append(out))
-            )
-    try:
-        yield caught
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """Blocks of the transformers inside, in the order they run."""
-    stacks = [getattr(child, "blocks", None) for child in module.modules()]
-    return [block for stack in stacks if isinstance(stack, nn.ModuleList) for block in stack]
-
-
-def _prefix(tower: nn.Module) -> int:
-    """Tokens in front of the patches."""
-    tokens = [getattr(child, "cls_token", None) for child in tower.modules()]
-    return sum(token.shape[1] for token in tokens if isinstance(token, Tensor))
-
-
-def _shape(recipe: FbankConfig | FramesConfig) -> tuple[int, ...]:
-    if isinstance(recipe, FbankConfig):
-        return (1, recipe.frames, recipe.bins)
-    return (3, recipe.frames, recipe.size, recipe.size)
+def _structure(module: nn.Module) -> Any:
+    """What a tower is built of, as far as its weights do not tell: blocks and their arguments."""
+    spec = getattr(module, "spec", None)
+    if spec is None:
+        return None
+    return {
+        name: [item.block, item.arguments, _structure(module.get_submodule(name))]
+        for name, item in spec.modules.items()
+    }
 
 
 def _several(layer: int | Sequence[int] | None) -> bool:

@@ -31,16 +31,19 @@ from avssl.encoders.shards import (
     Format,
     Row,
     Shard,
-    read_shard,
+    read_rows,
     shard_path,
     shard_paths,
     write_shard,
 )
 from avssl.encoders.windows import Span, window_rows
 from avssl.errors import UserError
-from avssl.files import write_whole
+from avssl.files import locked, write_whole
+
+Failed = tuple[str, float | None, float | None, str]
 
 RECORD = "extract.json"
+SHARD_BYTES = 2**28  # a file is closed when it holds so much, however few clips
 FAILURES = "failures.csv"
 
 
@@ -63,11 +66,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Extracted:
-    """Counts: clips written now and before, the unreadable (path, reason), seconds of work."""
+    """Counts of clips written now and before; (path, start, end, reason) of those that cannot be
+    used; seconds of work."""
 
     written: int
     before: int
-    failures: list[tuple[str, str]]
+    failures: list[Failed]
     seconds: float
 
 
@@ -87,24 +91,34 @@ def extract(
     """
     encoder = encoders[wanted.module]
     data = encoders.data(source, [wanted.module], **loading)
+    with torch.no_grad():  # a layer or token that is not there is found before anything is written
+        zeros = {name: torch.zeros(1, *recipe.shape) for name, recipe in encoder.inputs.items()}
+        zeros = {name: x.to(encoder.device) for name, x in zeros.items()}
+        encoder.encode(zeros, layer=wanted.layer, pool=wanted.pool)
     manifest = open_source(data)
-    _claim(folder, encoder, manifest, wanted)
-    done, number = _done(folder, wanted.format)
     chosen = ClipDataset(manifest, data, split=wanted.split, replace=False)
-    todo = [clip for clip in chosen.clips if _key(clip) not in done]
-    failures = list(chosen.left_out)
-    begin, written = time.monotonic(), 0
-    if todo:
-        windows = [window_rows(clip, data, wanted.span) for clip in todo]
-        owners = [number for number, rows in enumerate(windows) for _ in rows]
-        rows = [row for part in windows for row in part]
-        dataset = ClipDataset(Manifest(manifest.root, rows), data, split=None, replace=False)
-        batches = make_eval_loader(dataset, data, device=encoder.device)
-        job = Job(folder, encoder, wanted, todo, owners)
-        written = job.write(batches, failures, number)
-    failures = list(dict(failures).items())  # a clip of several windows once
-    _write_failures(folder / FAILURES, failures)
-    return Extracted(written, len(done), failures, time.monotonic() - begin)
+    _claim(folder, encoder, manifest, wanted)
+    with locked(folder, f"another process writes features to {folder}: wait for it"):
+        done, number = _done(folder, wanted.format)
+        todo = [clip for clip in chosen.clips if _key(clip) not in done]
+        begin = time.monotonic()
+        reasons: dict[str, str] = {}
+        written: set[tuple[Any, ...]] = set()
+        if todo:
+            windows = [window_rows(clip, data, wanted.span) for clip in todo]
+            owners = [position for position, rows in enumerate(windows) for _ in rows]
+            rows = Manifest(manifest.root, [row for part in windows for row in part])
+            dataset = ClipDataset(rows, data, split=None, replace=False)
+            batches = make_eval_loader(dataset, data, device=encoder.device)
+            written = Job(folder, encoder, wanted, todo, owners).write(batches, reasons, number)
+        unreadable = [
+            (clip.path, clip.start, clip.end, reasons.get(clip.path, "cannot be read"))
+            for clip in todo
+            if _key(clip) not in written
+        ]
+        failures = [(path, None, None, reason) for path, reason in chosen.left_out] + unreadable
+        _write_failures(folder / FAILURES, failures)
+    return Extracted(len(written), len(done), failures, time.monotonic() - begin)
 
 
 def _claim(folder: Path, encoder: Encoder, manifest: Manifest, wanted: Wanted) -> None:
@@ -139,7 +153,7 @@ def _done(folder: Path, format: Format) -> tuple[set[tuple[Any, ...]], int]:
     keys: set[tuple[Any, ...]] = set()
     paths = shard_paths(folder, format)
     for path in paths:
-        keys.update((row.path, row.start, row.end) for row in read_shard(path).rows)
+        keys.update((row.path, row.start, row.end) for row in read_rows(path))
     return keys, int(paths[-1].stem.split("-")[1]) + 1 if paths else 0
 
 
@@ -161,40 +175,43 @@ class Job:
     owners: Sequence[int]
 
     def write(
-        self, batches: Iterable[Mapping[str, Any]], failures: list[tuple[str, str]], number: int
-    ) -> int:
-        """Encode batches of windows and write shards from `number` on; the clips written.
+        self, batches: Iterable[Mapping[str, Any]], reasons: dict[str, str], number: int
+    ) -> set[tuple[Any, ...]]:
+        """Encode batches of windows and write shards from `number` on; keys of the clips written.
 
-        failures: gets what cannot be read.
+        reasons: gets why files cannot be read, by path.
         """
         progress = ProgressLine(f"extracting to {self.folder}:")
-        written = 0
+        written: set[tuple[Any, ...]] = set()
         pending: list[tuple[Clip, dict[str, Tensor]]] = []
-        for position, features in self._whole(self._encoded(batches, failures)):
+        size = 0
+        for position, features in self._whole(self._encoded(batches, reasons)):
             pending.append((self.clips[position], features))
-            if len(pending) == self.wanted.shard:
+            size += sum(x.nbytes for x in features.values())
+            if len(pending) == self.wanted.shard or size > SHARD_BYTES:
                 self._flush(pending, number)
-                number, written, pending = number + 1, written + len(pending), []
-            progress(position + 1, len(self.clips), len(failures))
+                written.update(_key(clip) for clip, _ in pending)
+                number, size, pending = number + 1, 0, []
+            progress(position + 1, len(self.clips), len(reasons))
         if pending:
             self._flush(pending, number)
-        return written + len(pending)
+            written.update(_key(clip) for clip, _ in pending)
+        return written
 
     def _encoded(
-        self, batches: Iterable[Mapping[str, Any]], failures: list[tuple[str, str]]
+        self, batches: Iterable[Mapping[str, Any]], reasons: dict[str, str]
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """(window, its features by input: [D], [L, D], [N, D] or [N, L, D]) of the readable."""
         wanted = self.wanted
-        layer = list(wanted.layer) if isinstance(wanted.layer, tuple) else wanted.layer
         for batch in batches:
-            failures.extend(batch["failures"])
+            reasons.update(batch["failures"])
             if not len(batch["clip"]):
                 continue
             with torch.no_grad():
-                out = self.encoder.encode(batch, layer=layer, pool=wanted.pool)
+                out = self.encoder.encode(batch, layer=wanted.layer, pool=wanted.pool)
             parts = out if isinstance(out, dict) else {"features": out}
             parts = {name: x.float().cpu() for name, x in parts.items()}
-            if isinstance(layer, list):  # [L, B, ..., D] -> [B, ..., L, D]
+            if isinstance(wanted.layer, tuple):  # [L, B, ..., D] -> [B, ..., L, D]
                 parts = {name: x.movedim(0, -2) for name, x in parts.items()}
             for row, window in enumerate(batch["clip"].tolist()):
                 yield window, {name: x[row] for name, x in parts.items()}
@@ -238,7 +255,8 @@ def _joined(parts: list[dict[str, Tensor]], pool: Pool) -> dict[str, Tensor]:
     return {name: torch.stack(x).mean(0) for name, x in several.items()}  # [D] or [L, D]
 
 
-def _write_failures(file: Path, failures: list[tuple[str, str]]) -> None:
+def _write_failures(file: Path, failures: Sequence[Failed]) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *failures])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([("path", "start", "end", "reason"), *failures])
     write_whole(file, text.getvalue())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,17 @@ def load_encoders(
     stage: str | None = None,
     layout: str | None = None,
     allow: Sequence[str] = (),
+    sizes: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> Encoders:
     """Arguments and errors as of `avssl.load`."""
-    return Encoders(open_model(path, stage=stage, layout=layout, allow=allow), device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"device={str(device)!r} cannot be used: {reason}") from None
+    model = open_model(path, stage=stage, layout=layout, allow=allow, sizes=sizes)
+    return Encoders(model, device)
 
 
 class Encoders:
@@ -64,7 +71,7 @@ class Encoders:
     def __getitem__(self, name: str) -> Encoder:
         """Raises UserError when there is no such encoder."""
         if name not in self._parts:
-            raise UserError(f"{self.name} has no encoder {name!r}: it has {', '.join(self.names)}")
+            raise UserError(self._unknown(name))
         if name not in self._built:
             self._built[name] = self._build(name)
         return self._built[name]
@@ -74,7 +81,7 @@ class Encoders:
             raise AttributeError(
                 f"{type(self).__name__} has no attribute {name!r}"
                 if name.startswith("_")
-                else f"{self.name} has no encoder {name!r}: it has {', '.join(self.names)}"
+                else self._unknown(name)
             )
         return self[name]
 
@@ -92,6 +99,9 @@ class Encoders:
             names: encoders whose inputs are wanted; by default all of `names`.
             changes: other values of the section, such as workers=2.
         """
+        for name in names or ():
+            if name not in self._parts:
+                raise UserError(self._unknown(name))
         wanted = {
             self.roles.towers[tower].input
             for name in (names or self.names)
@@ -99,6 +109,9 @@ class Encoders:
         }
         inputs = {name: item for name, item in self.model.data.inputs.items() if name in wanted}
         return dataclasses.replace(self.model.data, source=source, inputs=inputs, **changes)
+
+    def _unknown(self, name: str) -> str:
+        return f"{self.name} has no encoder {name!r}: it has {', '.join(self.names)}"
 
     def _build(self, name: str) -> Encoder:
         towers, fusion = self._parts[name]

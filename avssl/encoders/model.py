@@ -90,6 +90,7 @@ def open_model(
     stage: str | None = None,
     layout: str | None = None,
     allow: Sequence[str] = (),
+    sizes: Mapping[str, Any] | None = None,
 ) -> Model:
     """A run folder, an exported folder or a foreign checkpoint.
 
@@ -97,9 +98,10 @@ def open_model(
     """
     path = Path(path).expanduser()
     run, exported = (path / "config.yaml").is_file(), (path / ENCODER_FILE).is_file()
-    if (run or exported) and (layout is not None or allow):
+    if (run or exported) and (layout is not None or allow or sizes):
         raise UserError(
-            f"{path} is a folder of avssl: layout and allow belong to checkpoints of other projects"
+            f"{path} is a folder of avssl: layout, allow and sizes belong to checkpoints of other "
+            "projects"
         )
     if run:
         return _run(path, stage)
@@ -109,7 +111,7 @@ def open_model(
         return _exported(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give a run folder, an exported folder or a file")
-    return _foreign(path, layout, allow)
+    return _foreign(path, layout, allow, sizes)
 
 
 def load_graph(run: str | os.PathLike[str], *, stage: str | None = None) -> Graph:
@@ -164,15 +166,20 @@ def _exported(folder: Path) -> Model:
     return Model(file.name, spec, file.data, functools.partial(_stored, weights), file.description)
 
 
-def _foreign(path: Path, layout: str | None, allow: Sequence[str]) -> Model:
+def _foreign(
+    path: Path, layout: str | None, allow: Sequence[str], sizes: Mapping[str, Any] | None
+) -> Model:
     from avssl.weights.foreign import read_foreign
 
-    foreign = read_foreign(path, layout=layout, allow=allow)
-    file, spec = read_encoder_file(foreign.encoder, args=foreign.args)
-    description = {"file": path.name, "layout": foreign.layout, **file.description}
+    foreign = read_foreign(path, layout=layout, allow=allow, sizes=sizes)
+    name = foreign.encoder.stem
     print("\n".join(foreign.report), file=sys.stderr, flush=True)
     return Model(
-        file.name, spec, file.data, lambda module: dict(foreign.weights[module]), description
+        name,
+        foreign.spec,
+        foreign.data,
+        lambda module: dict(foreign.weights[module]),
+        {"file": path.name, "layout": foreign.layout, **foreign.description},
     )
 
 

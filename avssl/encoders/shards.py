@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -91,32 +93,54 @@ def read_shard(path: Path) -> Shard:
 
     Raises UserError when the file is damaged.
     """
-    read = {".safetensors": _read_safetensors, ".parquet": _read_parquet, ".npz": _read_npz}
+    with _readable(path):
+        if path.suffix == ".parquet":
+            return _read_parquet(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files if name not in _COLUMNS}
+        else:
+            with _safe_open(path) as stored:
+                arrays = {name: stored.get_tensor(name) for name in stored.keys()}
+        counts = {n.removesuffix(_COUNT): x for n, x in arrays.items() if n.endswith(_COUNT)}
+        features = {n: x for n, x in arrays.items() if not n.endswith(_COUNT)}
+        return Shard(features, counts, read_rows(path))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The clips of a shard, without reading its features.
+
+    Raises UserError when the file is damaged.
+    """
+    with _readable(path):
+        if path.suffix == ".safetensors":
+            with _safe_open(path) as stored:
+                return [Row(**row) for row in json.loads(stored.metadata()["rows"])]
+        if path.suffix == ".parquet":
+            parquet = need("pyarrow.parquet", extra="export", purpose="the format parquet")
+            table = parquet.read_table(path, columns=list(_COLUMNS))
+            return _rows({name: table[name].to_pylist() for name in _COLUMNS})
+        with np.load(path, allow_pickle=False) as stored:
+            columns = {name: stored[name].tolist() for name in _COLUMNS}
+        for name in ("start", "end"):
+            columns[name] = [None if np.isnan(value) else value for value in columns[name]]
+        return _rows(columns)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
     try:
-        return read[path.suffix](path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}): remove it and run again") from None
 
 
-def _read_safetensors(path: Path) -> Shard:
-    from safetensors import SafetensorError, safe_open
+def _safe_open(path: Path) -> Any:
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="numpy") as file:
-            rows = [Row(**row) for row in json.loads(file.metadata()["rows"])]
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(error) from None
-    return _shard(arrays, rows)
-
-
-def _read_npz(path: Path) -> Shard:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
-    columns = {name: arrays.pop(name).tolist() for name in _COLUMNS}
-    for name in ("start", "end"):
-        columns[name] = [None if np.isnan(value) else value for value in columns[name]]
-    return _shard(arrays, _rows(columns))
+    return safe_open(path, framework="numpy")
 
 
 def _write_parquet(path: Path, shard: Shard) -> None:
@@ -135,15 +159,14 @@ def _write_parquet(path: Path, shard: Shard) -> None:
 def _read_parquet(path: Path) -> Shard:
     parquet = need("pyarrow.parquet", extra="export", purpose="the format parquet")
     table = parquet.read_table(path)
-    shapes = json.loads(table.schema.metadata[b"shapes"])
-    arrays = {}
-    for name, kind in shapes.items():
+    features, tokens = {}, {}
+    for name, kind in json.loads(table.schema.metadata[b"shapes"]).items():
         parts = [np.asarray(x, np.float32) for x in table[name].to_pylist()]
-        arrays[name] = np.concatenate(parts).reshape(-1, *kind["shape"])
+        features[name] = np.concatenate(parts).reshape(-1, *kind["shape"])
         if kind["tokens"]:
             size = int(np.prod(kind["shape"]))
-            arrays[f"{name}{_COUNT}"] = np.array([len(part) // size for part in parts])
-    return _shard(arrays, _rows({name: table[name].to_pylist() for name in _COLUMNS}))
+            tokens[name] = np.array([len(part) // size for part in parts])
+    return Shard(features, tokens, read_rows(path))
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, Any]:
@@ -152,8 +175,3 @@ def _columns(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
     return [Row(*row) for row in zip(*(columns[name] for name in _COLUMNS), strict=True)]
-
-
-def _shard(arrays: Mapping[str, np.ndarray], rows: Sequence[Row]) -> Shard:
-    counts = {n.removesuffix(_COUNT): x for n, x in arrays.items() if n.endswith(_COUNT)}
-    return Shard({n: x for n, x in arrays.items() if not n.endswith(_COUNT)}, counts, rows)

@@ -204,11 +204,11 @@ def _array_windows(
                 first = round(start * recipe.sample_rate)
                 count = round(data.window * recipe.sample_rate)
                 part = sounds[name][first : first + min(count, round(period * recipe.sample_rate))]
-                raw[name] = np.resize(part.numpy(), count)  # [N]
+                raw[name] = part.numpy() if recipe.short == "pad" else np.resize(part, count)  # [N]
             else:
                 assert fps is not None
                 array = arrays[""] if "" in arrays else arrays[name]
-                times = start + recipe.times(data.window) % period
+                times = start + recipe.times(data.window, period)
                 index = torch.from_numpy(times * fps + 1e-4).long().clamp(max=len(array) - 1)
                 raw[name] = _cropped(array[index], recipe.size)
         yield raw

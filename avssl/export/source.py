@@ -16,7 +16,6 @@ from avssl.encoders.encoder import Encoder
 from avssl.encoders.load import Encoders, load_encoders
 from avssl.encoders.roles import Fusion
 from avssl.errors import UserError
-from avssl.train.inputs import input_shape
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Source:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of an input, without the batch: [1, T, F] or [3, T, H, W]."""
-        return input_shape(self.encoder.inputs[name])
+        return self.encoder.inputs[name].shape
 
     def draw(self, batch: int, *, seed: int = 0) -> dict[str, Tensor]:
         """Random inputs of the right shapes, for comparing what was written with the encoder."""

@@ -15,7 +15,6 @@ from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d, SwapAxes
 from avssl.data.config import FbankConfig, FramesConfig
 from avssl.encoders.encoder import Encoder, Pool
 from avssl.errors import UserError
-from avssl.train.inputs import input_shape
 
 GROUP = 32  # windows encoded at a time
 
@@ -24,13 +23,19 @@ GROUP = 32  # windows encoded at a time
 class TimeGrid:
     """How a tower's tokens lie in time.
 
-    steps: in a window. length: filterbank rows or pictures from one to the next. last: whether
-    tokens are ordered by time within bins, not by bins within time.
+    steps: in a window. length: filterbank rows or pictures from one to the next. patch: those that
+    one covers, more than `length` where patches overlap. last: whether tokens are ordered by time
+    within bins, not by bins within time.
     """
 
     steps: int
     length: int
+    patch: int
     last: bool
+
+    def held(self, rows: int) -> int:
+        """Steps that these rows or pictures hold whole; at least one."""
+        return max(1, 1 + (rows - self.patch) // self.length)
 
     def mean(self, tokens: Tensor) -> Tensor:
         """[..., N, D] -> [..., T, D]: the mean over each step in time."""
@@ -51,23 +56,33 @@ def time_grid(tower: nn.Module, recipe: FbankConfig | FramesConfig) -> TimeGrid:
     last = any(isinstance(item, SwapAxes) for item in children)
     axis = 1 if last else 0
     patch, stride = stem.proj.kernel_size[axis], stem.proj.stride[axis]
-    return TimeGrid((recipe.frames - patch) // stride + 1, stride, last)
+    return TimeGrid((recipe.frames - patch) // stride + 1, stride, patch, last)
 
 
 class LayeredEncoder(nn.Module):
     """An encoder that gives all its layers: embedded patches, every block, and its output where
-    that is not the last block's."""
+    that is not the last block's.
+
+    It computes where the encoder's weights are, brings inputs there, and leaves features there.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
+        """Raises UserError when the encoder has no transformer blocks."""
         super().__init__()
         self.encoder = encoder
-        zeros = {name: torch.zeros(1, *input_shape(x)) for name, x in encoder.inputs.items()}
+        zeros = {
+            name: torch.zeros(1, *item.shape, device=encoder.device)
+            for name, item in encoder.inputs.items()
+        }
         with torch.no_grad():
             last = encoder.encode(zeros, layer=encoder.depth)
             self.apart = not torch.equal(last, encoder.encode(zeros))
 
     def forward(self, inputs: Mapping[str, Tensor], *, pool: Pool) -> Tensor:
-        """Features of windows, GROUP at a time: [L, W, D], with pool="none" [L, W, N, D]."""
+        """Features of windows, GROUP at a time: [L, W, D], with pool="none" [L, W, N, D].
+
+        Raises UserError when an input is missing.
+        """
         encoder = self.encoder
         layers = list(range(encoder.depth + 1))
         found = []
@@ -80,7 +95,10 @@ class LayeredEncoder(nn.Module):
         return torch.cat(found, dim=1)
 
     def in_time(self, clips: Sequence[Tensor]) -> list[Tensor]:
-        """Of each clip's windows [W, ...], the mean over each step in time: [L, W, T, D]."""
+        """Of each clip's windows [W, ...], the mean over each step in time: [L, W, T, D].
+
+        For an encoder of one input whose tower begins with patches; raises UserError otherwise.
+        """
         ((name, recipe),) = self.encoder.inputs.items()
         tokens = self({name: torch.cat(list(clips))}, pool="none")  # [L, W', N, D]
         states = time_grid(self.encoder.tower, recipe).mean(tokens)  # [L, W', T, D]

@@ -23,7 +23,6 @@ from avssl.graph.reader import read_graph
 from avssl.graph.source import Place, Problems
 from avssl.graph.spec import GraphSpec, Module, ModuleOptions
 from avssl.ops.patches import patch_grid
-from avssl.train.inputs import input_shape
 from avssl.train.optimizer import transformer_blocks
 
 
@@ -81,7 +80,7 @@ def build_classifier(
 def _leave_unread(classifier: Classifier, inputs: Mapping[str, FbankConfig | FramesConfig]) -> int:
     """Do not train what no feature depends on, such as a last block that the fusion goes past.
     Returns the width of the features."""
-    zeros = {name: torch.zeros(1, *input_shape(recipe)) for name, recipe in inputs.items()}
+    zeros = {name: torch.zeros(1, *recipe.shape) for name, recipe in inputs.items()}
     with torch.enable_grad():
         features = classifier.features(zeros)
         features.sum().backward()
@@ -166,7 +165,7 @@ def _tower(
     inputs: Mapping[str, FbankConfig | FramesConfig],
 ) -> TowerCall:
     """How to call a tower, which must take the inputs as they are made."""
-    shape, wanted = input_shape(inputs[read]), module.spec.inputs[port].shape[1:]
+    shape, wanted = inputs[read].shape, module.spec.inputs[port].shape[1:]
     if len(shape) != len(wanted) or any(
         isinstance(b, int) and a != b for a, b in zip(shape, wanted, strict=True)
     ):

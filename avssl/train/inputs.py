@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+from avssl.data.config import DataConfig
 
 if TYPE_CHECKING:
     from avssl.graph.source import Document, Keys, Problems
@@ -48,13 +48,6 @@ def check_inputs(
             _check_tower(document, ("probe", "towers", name), source, stage, spec, problems)
 
 
-def input_shape(recipe: FbankConfig | FramesConfig) -> tuple[int, ...]:
-    """Shape without the batch: [1, T, F] of a spectrogram, [3, T, H, W] of pictures."""
-    if isinstance(recipe, FbankConfig):
-        return (1, recipe.frames, recipe.bins)
-    return (3, recipe.frames, recipe.size, recipe.size)
-
-
 def _check_made(document: Document, data: DataConfig, spec: GraphSpec, problems: Problems) -> None:
     for name, wanted in spec.inputs.items():
         if name not in data.inputs:
@@ -62,7 +55,7 @@ def _check_made(document: Document, data: DataConfig, spec: GraphSpec, problems:
                 sentence = f"data.inputs of {document.name} makes no '{name}'."
                 problems.add(wanted.place, sentence, unknown=name, known=data.inputs)
             continue
-        shape, given = wanted.shape[1:], input_shape(data.inputs[name])
+        shape, given = wanted.shape[1:], data.inputs[name].shape
         fits = len(shape) == len(given) and all(
             a == b or not isinstance(a, int) for a, b in zip(shape, given, strict=True)
         )

@@ -14,7 +14,6 @@ path.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from avssl.errors import UserError
-from avssl.files import half_written, metrics_rows, write_whole
+from avssl.files import half_written, locked, metrics_rows, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,18 +69,12 @@ class RunFolder:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             raise UserError("the name of the run folder is too long: give another one.") from error
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another process trains in {self.path}: wait for it, or give another run "
-                    "folder with run=..."
-                ) from error
+        busy = (
+            f"another process trains in {self.path}: wait for it, or give another run folder with "
+            "run=..."
+        )
+        with locked(self.path, busy):
             yield
-        finally:
-            os.close(folder)
 
     def claim(self, experiment: Experiment, graphs: dict[str, Path], files: Iterable[Path]) -> None:
         """Write config.yaml and the graph files, or make sure that those there are the same.

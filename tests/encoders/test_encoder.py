@@ -1,9 +1,12 @@
 """What `avssl.load` gives: the towers of the run, layers, pooling, windows."""
 
+import copy
 import dataclasses
 import json
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 import avssl
+from avssl.data.config import FramesConfig
 from avssl.data.dataset import ClipDataset
 from avssl.data.loader import make_eval_loader
 from avssl.data.source import open_source
@@ -76,6 +80,14 @@ def test_layers(av: Encoders) -> None:
         torch.testing.assert_close(every[1], blocks[0](placed)[:, 1:].mean(1))
         assert torch.equal(enc.encode(given, layer=-1), every[2])
     assert not any(block._forward_hooks for block in blocks)
+    for sentence, kwargs in (
+        ("names no layer", {"layer": []}),
+        ("must be above 0", {"batch_size": 0}),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            enc(torch.zeros(2, 48, 64, 3, dtype=torch.uint8), fps=1.0, **kwargs)
+    with pytest.raises(UserError, match="has no encoder 'nope'"):
+        av.data("x", ["nope"])
     for layer in (3, -4):
         with pytest.raises(UserError, match=r"layers 0 \(embedded patches\) to 2"):
             enc.encode(given, layer=layer)
@@ -201,8 +213,66 @@ def test_fingerprints_tell_models_apart(mavil: Path) -> None:
     prints = {last.audio.fingerprint, last.video.fingerprint, first.audio.fingerprint}
     assert len(prints) == 3
     with torch.no_grad():
-        next(same.audio.parameters())[0, 0] += 1e-3
-    assert avssl.load(mavil).audio.fingerprint == last.audio.fingerprint
+        next(same.audio.parameters()).view(-1)[0] += 1e-3
+    assert same.audio.fingerprint != last.audio.fingerprint
+    for part in ("heads", "window"):
+        other = avssl.load(mavil).audio
+        if part == "heads":  # no tensor shows it
+            module = other.tower.spec.modules["encoder"]
+            module.arguments["heads"] = 4
+        else:
+            other.data = dataclasses.replace(other.data, window=1.0)
+        assert other.fingerprint != last.audio.fingerprint
+
+
+def test_threads_do_not_meet(av: Encoders) -> None:
+    """Layers of one thread hold nothing of another thread's calls."""
+    given, other = batch(), batch(3)
+    with torch.no_grad():
+        expected = av.audio.encode(given, layer=[0, 1, 2])
+        plain = av.audio.encode(other)
+
+    def ask(number: int) -> bool:
+        with torch.no_grad():
+            if number % 2:
+                return torch.equal(av.audio.encode(given, layer=[0, 1, 2]), expected)
+            return torch.equal(av.audio.encode(other), plain)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(200)))
+
+
+def test_encoders_can_be_copied(av: Encoders) -> None:
+    other = pickle.loads(pickle.dumps(copy.deepcopy(av.audio_video)))
+    assert torch.equal(other.encode(batch()), av.audio_video.encode(batch()))
+
+
+def test_short_sound_may_be_padded(av: Encoders) -> None:
+    """Zeros behind the filterbank of what there is, not the filterbank of silence."""
+    encoder = av.audio
+    recipe = dataclasses.replace(encoder.inputs["audio"], short="pad")
+    encoder.data = dataclasses.replace(encoder.data, inputs={"audio": recipe})
+    caught = {}
+
+    def encode(batch: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
+        caught.update(batch)
+        return torch.zeros(len(batch["audio"]), 16)
+
+    encoder.encode = encode  # type: ignore[method-assign]
+    encoder([noise(0.2), noise(2.0)], sample_rate=RATE)
+    x = caught["audio"]  # 0.2 s are 18 frames of 25 ms, 10 ms apart
+    empty = -recipe.mean / (2 * recipe.std)
+    assert (x[0, 0, 18:] == torch.tensor(empty)).all() and (x[0, 0, :18] != empty).all()
+    assert (x[1, 0, 62:] == torch.tensor(empty)).all() and (x[1, 0, :62] != empty).all()
+
+
+@pytest.mark.parametrize(
+    ("length", "times"),
+    [(10, [3, 4, 5, 6]), (5, [0.5, 1.5, 2.5, 3.5]), (4, [0, 1, 2, 3]), (2, [0, 1, 0, 1])],
+)
+def test_pictures_of_a_part_of_the_window(length: float, times: list[float]) -> None:
+    recipe = FramesConfig(frames=4, seconds=4.0)
+    assert recipe.times(10.0, length).tolist() == pytest.approx(times)
 
 
 @pytest.mark.parametrize(
@@ -252,8 +322,10 @@ def test_bad_models_are_sentences(mavil: Path, tmp_path: Path) -> None:
         avssl.load(mavil, stage="stage3")
     with pytest.raises(UserError, match="does not exist"):
         avssl.load(tmp_path / "nothing")
-    with pytest.raises(UserError, match="layout and allow belong to checkpoints of other projects"):
+    with pytest.raises(UserError, match="layout, allow and sizes belong to checkpoints of other"):
         avssl.load(mavil, layout="mae")
+    with pytest.raises(UserError, match="device='nowhere' cannot be used"):
+        avssl.load(mavil, device="nowhere")
     save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError):
         avssl.load(tmp_path / "x.safetensors")

@@ -15,6 +15,7 @@ from avssl.encoders.extract import Wanted, extract
 from avssl.encoders.load import Encoders
 from avssl.encoders.shards import read_shard, shard_paths
 from avssl.errors import UserError
+from avssl.files import locked
 from tests.data.conftest import write_media
 
 TOOL = Path(__file__).parents[2] / "tools" / "extract.py"
@@ -79,7 +80,36 @@ def test_other_features_are_refused(av: Encoders, media: Path, tmp_path: Path) -
         extract(av, str(media), tmp_path / "other", wanted(), workers=0)
     with pytest.raises(UserError, match="has no encoder 'text'"):
         extract(av, str(media), tmp_path / "g", wanted(module="text"), workers=0)
+    with pytest.raises(UserError, match="layers 0"):
+        extract(av, str(media), tmp_path / "g", wanted(layer=99), workers=0)
     assert not (tmp_path / "g").exists()
+
+
+def test_a_second_process_waits_outside(av: Encoders, media: Path, tmp_path: Path) -> None:
+    extract(av, str(media), tmp_path, wanted(), workers=0)
+    with locked(tmp_path, "ours"), pytest.raises(UserError, match="another process writes"):
+        extract(av, str(media), tmp_path, wanted(), workers=0)
+
+
+def test_large_features_close_a_file_early(
+    av: Encoders, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avssl.encoders.extract.SHARD_BYTES", 1)
+    extract(av, str(media), tmp_path, wanted(pool="none"), workers=0)
+    rows = [len(read_shard(path).rows) for path in shard_paths(tmp_path, "safetensors")]
+    assert rows == [1] * 7
+
+
+def test_a_stretch_that_cannot_be_used_is_named(av: Encoders, media: Path, tmp_path: Path) -> None:
+    (media / "manifest.csv").write_text(
+        "path,start,end\neven/0.mp4,0,0.2\nodd/1.mp4,,\nodd/1.mp4,50,60\neven/text.mp4,,\n"
+    )
+    try:
+        found = extract(av, str(media), tmp_path, wanted(), workers=0)
+    finally:
+        (media / "manifest.csv").unlink()
+    assert found.written == 2
+    assert {path for path, *_ in found.failures} == {"odd/1.mp4", "even/text.mp4"}
 
 
 def test_a_damaged_file_is_named(av: Encoders, media: Path, tmp_path: Path) -> None:

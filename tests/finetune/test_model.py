@@ -23,7 +23,6 @@ from avssl.graph.graph import Graph, SubGraph
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.source import Problems
-from avssl.train.inputs import input_shape
 from avssl.train.optimizer import make_optimizer
 
 CONFIG = Finetune(name="x", run="x")
@@ -203,7 +202,7 @@ def test_encoders_of_other_projects(layout: str, tmp_path: Path) -> None:
     encoder = av[av.names[-1]]
     classifier = build(av, av.names[-1])
     torch.manual_seed(0)
-    x = {name: torch.randn(4, *input_shape(recipe)) for name, recipe in encoder.inputs.items()}
+    x = {name: torch.randn(4, *recipe.shape) for name, recipe in encoder.inputs.items()}
     assert torch.allclose(classifier.features(x), encoder.encode(x), atol=1e-5)
     keep = classifier.masks(4, PatchMasks(time=0.5, frequency=0.3, video=0.5), CPU)
     assert set(keep) == set(encoder.towers)

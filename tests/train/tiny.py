@@ -99,9 +99,7 @@ class TinyClips:
     fingerprint = "64 (tiny)"
 
     def __init__(self, config: Any, world: Any) -> None:
-        from avssl.train.inputs import input_shape
-
-        self.shapes = {name: input_shape(recipe) for name, recipe in config.inputs.items()}
+        self.shapes = {name: recipe.shape for name, recipe in config.inputs.items()}
         self.batch, self.world = config.batch, world
         self.description = {"source": "random tensors"}
         self.spoilt_step = -1
