@@ -10,7 +10,7 @@ manifest takes the label apart with `labels_of`.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -123,9 +123,9 @@ def read_labels(
             ambiguous[stem] = paths[stem]
         label = SEPARATOR.join(name.replace(SEPARATOR, ",") for name in labels)
         clip = Clip(path=path, label=label, split=entry.split, extra=entry.extra)
-        other = found.setdefault((path, *_segment(entry)), clip)
+        other = found.setdefault((path, *_segment(clip.extra)), clip)
         if other != clip:
-            raise UserError(_twice(path, _said(other.label, other.split), _said(label, clip.split)))
+            raise UserError(_twice(path, _said(other), _said(clip)))
     clips = list(found.values())
     if not clips:
         example = f", the first of them {missing[0]!r}" if missing else ""
@@ -187,28 +187,29 @@ def read_classes(file: Path) -> list[str]:
 
 def _entries(files: Sequence[str], format: str, key: Callable[[str], str]) -> Iterator[Entry]:
     """The rows of all files; one that stands in them several times comes once."""
-    seen: dict[tuple[str, ...], Entry] = {}
+    seen: dict[str, str] = {}  # AudioSet lists two million: not the entries themselves
     for name in dict.fromkeys(files):
         split, file = _split_of(name)
         _check_first(file, format)
         for entry in FORMATS[format].read(file, split):
-            own = (key(entry.stems[0]), *_segment(entry))
-            first = seen.setdefault(own, entry)
-            if first is entry:
+            own, said = " ".join([key(entry.stems[0]), *_segment(entry.extra)]), _said(entry)
+            first = seen.get(own)
+            if first is None:
+                seen[own] = said
                 yield entry
-            elif (first.labels, first.split, first.extra) != (
-                entry.labels, entry.split, entry.extra
-            ):  # fmt: skip
-                ways = (_said(", ".join(one.labels), one.split) for one in (first, entry))
-                raise UserError(_twice(entry.stems[0], *ways))
+            elif first != said:
+                raise UserError(_twice(entry.stems[0], first, said))
 
 
-def _segment(entry: Entry) -> tuple[str, str]:
-    return entry.extra.get("segment_start", ""), entry.extra.get("segment_end", "")
+def _segment(extra: Mapping[str, str]) -> tuple[str, str]:
+    return extra.get("segment_start", ""), extra.get("segment_end", "")
 
 
-def _said(label: str, split: str) -> str:
-    return f"{label!r} in the split {split}"
+def _said(row: Entry | Clip) -> str:
+    """What a label file says of a clip."""
+    labels = row.label if isinstance(row, Clip) else SEPARATOR.join(row.labels)
+    fold = f", fold {row.extra['fold']}" if "fold" in row.extra else ""
+    return f"{labels!r} in the split {row.split}{fold}"
 
 
 def _twice(name: str, first: str, again: str) -> str:

@@ -163,6 +163,83 @@ def test_ucf101_with_the_class_whose_files_are_spelt_otherwise(tmp_path: Path) -
     }
 
 
+def test_both_ucf101_lists_give_each_clip_once(tmp_path: Path) -> None:
+    media = files(tmp_path, "A/v_A_g01_c01.avi", "A/v_A_g02_c01.avi")
+    text(tmp_path / "classInd.txt", "1 A\n")
+    lists = [
+        text(tmp_path / "trainlist01.txt", "A/v_A_g01_c01.avi 1\nA/v_A_g03_c01.avi 1\n"),
+        text(tmp_path / "testlist01.txt", "A/v_A_g02_c01.avi\n"),
+    ]
+    found = read_labels(lists, media, format="ucf101")
+    assert [(clip.path, clip.split) for clip in found.manifest.clips] == [
+        ("A/v_A_g01_c01.avi", "train"),
+        ("A/v_A_g02_c01.avi", "test"),
+    ]
+    assert found.missing == ["v_A_g03_c01"]
+    lists.append(text(tmp_path / "trainlist02.txt", "A/v_A_g02_c01.avi 1\n"))
+    text(tmp_path / "testlist02.txt", "A/v_A_g01_c01.avi\n")
+    with pytest.raises(UserError, match=r"v_A_g02_c01 twice, as 'A' in the split .* and as 'A' in"):
+        read_labels(lists, media, format="ucf101")
+
+
+@pytest.mark.parametrize(
+    "format, name, content, media",
+    [
+        ("audioset", "eval_segments.csv", AUDIOSET, "--4gqARaEJE.flac"),
+        ("vggsound", "vggsound.csv", VGGSOUND, "---g-f_I2yQ_000001.mp4"),
+        ("esc50", "esc50.csv", ESC, "1-100032-A-0.wav"),
+        ("kinetics", "kinetics.csv", KINETICS, "-3B32lodo2M_000059_000069.mp4"),
+    ],
+)
+def test_a_row_that_comes_again_counts_once_and_another_one_is_refused(
+    tmp_path: Path, format: str, name: str, content: str, media: str
+) -> None:
+    folder = files(tmp_path, media)
+    (tmp_path / "more").mkdir()
+    once = read_labels([text(tmp_path / name, content)], folder, format=format)
+    lists = [str(tmp_path / name), text(tmp_path / "more" / name, content)]
+    again = read_labels(lists, folder, format=format)
+    assert again == replace(once, unnamed=again.unnamed) and len(again.manifest.clips) == 1
+    label = once.manifest.clips[0].label.split(";")[0]
+    text(tmp_path / "more" / name, content.replace(label, "/m/other"))
+    with pytest.raises(UserError, match=r"twice, as .* and as .*/m/other"):
+        read_labels(lists, folder, format=format)
+
+
+def test_two_rows_of_one_file_are_refused(tmp_path: Path) -> None:
+    media = files(tmp_path, "x_a.mp4")
+    rows = "label,youtube_id,time_start,time_end,split\none,x_a,1,2,train\ntwo,x_a,1.0,2,test\n"
+    with pytest.raises(
+        UserError, match=r"x_a.* twice, as 'one' in the split train and as 'two' in"
+    ):
+        read_labels([text(tmp_path / "k.csv", rows)], media, format="kinetics")
+
+
+def test_segments_of_one_file_are_rows_of_their_own(tmp_path: Path) -> None:
+    media = files(tmp_path, "x_a.mp4")
+    rows = "label,youtube_id,time_start,time_end,split\none,x_a,1,2,train\ntwo,x_a,2,3,test\n"
+    found = read_labels([text(tmp_path / "k.csv", rows)], media, format="kinetics")
+    assert [clip.label for clip in found.manifest.clips] == ["one", "two"]
+    assert found.unlisted == 0
+
+
+def test_several_files_of_one_name_are_named(tmp_path: Path) -> None:
+    media = files(tmp_path, "a/1-100032-A-0.wav", "b/1-100032-A-0.mp4", "b/other.wav", "other.wav")
+    found = read_labels([text(tmp_path / "esc50.csv", ESC)], media, format="esc50")
+    assert found.ambiguous == [["a/1-100032-A-0.wav", "b/1-100032-A-0.mp4"]]
+    assert "a/1-100032-A-0.wav is taken, not b/1-100032-A-0.mp4" in found.describe()
+    assert found.unlisted == 3
+
+
+def test_labels_without_names_are_told(tmp_path: Path) -> None:
+    media = files(tmp_path, "--4gqARaEJE.flac")
+    file = text(tmp_path / "eval_segments.csv", AUDIOSET)
+    told = read_labels([file], media, format="audioset").describe()
+    assert f"labels of {file} are identifiers" in told and "class_labels_indices.csv" in told
+    text(tmp_path / "class_labels_indices.csv", INDEX)
+    assert "identifiers" not in read_labels([file], media, format="audioset").describe()
+
+
 @pytest.mark.parametrize("length, cut", [(10.0, False), (25.0, False), (180.0, True)])
 def test_whole_videos_are_cut_to_the_labelled_segment(length: float, cut: bool) -> None:
     clip = Clip("x.mp4", extra={"segment_start": "20", "segment_end": "30"})
