@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_starting = threading.Lock()  # the environment is changed while the server starts
+
 
 def server_context() -> Any:
     """The multiprocessing context for processes that decode media.
@@ -23,10 +25,16 @@ def server_context() -> Any:
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    with _starting:
+        context.set_forkserver_preload(["avssl.data.worker"])
+        _start_server()
+    return context
+
+
+def _start_server() -> None:
     from multiprocessing import forkserver
 
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["avssl.data.worker"])
     # the server imports before it learns the parent's sys.path
     before = os.environ.get("PYTHONPATH")
     package = str(Path(__file__).parents[2])
@@ -41,7 +49,6 @@ def server_context() -> Any:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
-    return context
 
 
 _main = threading.Lock()

@@ -1,11 +1,14 @@
 """Loader processes: none outlives the program, and what ends one of them is one sentence."""
 
+import multiprocessing.forkserver
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import psutil
 import pytest
 
 from avssl.data.manifest import Manifest
+from avssl.data.processes import server_context
 
 SCRIPT = """
     import sys, decord, torch
@@ -67,6 +71,24 @@ def running(manifest: Manifest, tmp_path: Path) -> Iterator[tuple[Any, list[psut
         except psutil.NoSuchProcess:
             pass
     process.communicate()
+
+
+def test_threads_that_start_the_server_leave_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inside: list[str | None] = []
+
+    def slowly() -> None:
+        inside.append(os.environ.get("PYTHONPATH"))
+        time.sleep(0.02)
+
+    monkeypatch.setattr(multiprocessing.forkserver, "ensure_running", slowly)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda _: server_context(), range(8)):
+            pass
+    assert "PYTHONPATH" not in os.environ
+    assert inside == [str(Path(__file__).parents[2])] * 8  # none saw what another had added
 
 
 def assert_gone(helpers: list[psutil.Process]) -> None:
