@@ -15,6 +15,7 @@ named beside the figures.
 """
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from avssl.arguments import add_label_options, count, label_files, whole
@@ -40,10 +41,10 @@ def arguments() -> argparse.Namespace:
     clips = parser.add_argument_group("clips")
     add_label_options(clips)
     clips.add_argument("--multi-label", action="store_true", help="labels are separated by ';'")
-    clips.add_argument("--fit", choices=SPLITS, default="train", help="split to fit to")
+    clips.add_argument("--fit", choices=SPLITS, help="split to fit to (default: train)")
     clips.add_argument(
-        "--split", choices=[*SPLITS, "all"], default="test",
-        help="split to score; all is for retrieval alone",
+        "--split", choices=[*SPLITS, "all"],
+        help="split to score (default: test); all is for retrieval alone",
     )  # fmt: skip
     clips.add_argument(
         "--folds", nargs="?", const="fold", metavar="COLUMN",
@@ -67,7 +68,7 @@ def arguments() -> argparse.Namespace:
         "--untrained", action="store_true", help="also the same encoders before training"
     )
     parser.add_argument(
-        "--picture", choices=["tsne", "umap", "none"], default="tsne", help="layout of features"
+        "--picture", choices=["tsne", "umap", "none"], help="layout of features (default: tsne)"
     )
     parser.add_argument("--seed", type=whole, default=0, help="of layouts and untrained encoders")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -80,6 +81,7 @@ def arguments() -> argparse.Namespace:
     )
     given = parser.parse_intermixed_args()
     _check(parser, given)
+    given.fit, given.split = given.fit or "train", given.split or "test"
     return given
 
 
@@ -94,12 +96,26 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
             raise UserError(f"{shown} does not belong to --task {given.task}{advice}")
     if finetune and given.config is None:
         raise UserError("--task finetune needs --config, such as configs/finetune/laptop.yaml")
-    if given.task == "retrieval" and given.folds is not None:
-        raise UserError("--folds belongs to linear and knn: retrieval fits nothing")
-    if given.task in ("knn", "linear") and given.split == "all":
+    if finetune:
+        return
+    if given.task == "retrieval":
+        for name, why in (
+            ("folds", "retrieval fits nothing"),
+            ("fit", "retrieval fits nothing"),
+            ("picture", "the picture of retrieval is the matrix of similarities"),
+        ):
+            if getattr(given, name) is not None:
+                raise UserError(f"--{name} belongs to linear and knn: {why}")
+        return
+    if given.picture not in (None, "none") and given.out is None:
+        raise UserError(f"--picture {given.picture} needs a folder to lie in: name it with --out")
+    for name in ("fit", "split"):
+        if given.folds is not None and getattr(given, name) is not None:
+            raise UserError(f"--{name} has no place beside --folds, which scores every clip once")
+    if given.split == "all":
         raise UserError("--split all is for retrieval: what is scored must not be fitted to")
-    if given.task in ("knn", "linear") and given.folds is None and given.fit == given.split:
-        raise UserError(f"--fit and --split are both {given.split}: score other clips")
+    if given.folds is None and (given.fit or "train") == (given.split or "test"):
+        raise UserError(f"--fit and --split are both {given.fit or given.split}: score other clips")
 
 
 def main() -> None:
@@ -123,16 +139,17 @@ def main() -> None:
     labels = label_files(given)
 
     from avssl.eval.evaluation import Options, evaluate  # after the arguments: --help is quick
-    from avssl.eval.sheets import claim, show, write
+    from avssl.eval.place import claimed
+    from avssl.eval.sheets import show, write
 
-    if given.out is not None:
-        claim(given.out)
     values = {name: value for name, value in vars(given).items() if name not in (
         "format", "classes", "labels", "picture", *FINETUNE)}  # fmt: skip
-    picture = None if given.picture == "none" else given.picture
-    found = evaluate(Options(**values, labels=labels, picture=picture))
-    if given.out is not None:
-        write(found, given.out)
+    picture = None if given.picture == "none" else given.picture or "tsne"
+    options = Options(**values, labels=labels, picture=picture)
+    with nullcontext() if given.out is None else claimed(given.out, given.task):
+        found = evaluate(options)
+        if given.out is not None:
+            write(found, given.out)
     show(found)
     if given.out is not None:
         print(f"written: {given.out}")

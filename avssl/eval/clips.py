@@ -115,6 +115,8 @@ def open_clips(
     classes = Manifest(manifest.root, [Clip("", label=name) for name in names]).classes()
     if fit is not None:
         _check(manifest, parts, classes)
+        if folds is None:
+            notes += _unused_folds(manifest, parts[0])
     number = {name: i for i, name in enumerate(classes)}
     targets = torch.zeros(len(clips), len(classes), dtype=torch.float64)
     numbers = torch.full((len(clips),), -1)
@@ -164,6 +166,18 @@ def _folds(manifest: Manifest, column: str) -> list[Part]:
             [i for i, other in enumerate(fold) if other == name],
         )
         for name in names
+    ]
+
+
+def _unused_folds(manifest: Manifest, part: Part) -> list[str]:
+    """A line where the clips have folds (as ESC's do) and only a split of them is scored."""
+    folds = {clip.extra.get("fold", "").strip() for clip in manifest.clips} - {""}
+    scored = {manifest.clips[row].extra.get("fold", "").strip() for row in part.score} - {""}
+    if len(folds) < 2 or len(scored) in (0, len(folds)):
+        return []
+    return [
+        f"of {len(folds)} folds, fold {', '.join(sorted(scored))} alone is scored (the split "
+        f"{part.name}): --folds scores each"
     ]
 
 

@@ -46,7 +46,7 @@ def encode_clips(
     pool: Literal["mean", "cls"] = "mean",
     span: Span = "middle",
 ) -> Encoded:
-    """Encode clips without augmentation; an unreadable clip is named and not replaced.
+    """Encode clips without augmentation; a clip that cannot be read in all its windows is named.
 
     Args:
         models: encoders by name, by model; all read inputs that `data` makes.
@@ -99,7 +99,7 @@ def encode_clips(
                     total = sums.setdefault((model, name), torch.zeros(len(served), x.shape[1]))
                     total.index_add_(0, place, x)
             progress(done, len(windows), len(failures))
-    read = counts > 0
+    read = counts == torch.tensor(owner).bincount()  # [clips]
     unreadable = [
         (row, failures.get(manifest.clips[row].path, "cannot be read"))
         for row, good in zip(served, read.tolist(), strict=True)

@@ -24,6 +24,7 @@ from avssl.eval.encode import Encoded, Span, encode_clips
 from avssl.eval.features import Features
 from avssl.eval.maps import Projection
 from avssl.eval.metrics import Retrieval
+from avssl.eval.place import check_model
 from avssl.eval.probes import SUBSET, retrievals
 from avssl.eval.score import Score, fits, score
 from avssl.eval.untrained import untrained
@@ -105,6 +106,8 @@ def evaluate(options: Options) -> Evaluated:
     names = list(options.encoders or loaded.names)
     for name in names:
         loaded[name]  # an unknown name ends here, before any clip is read
+    if options.out is not None:
+        check_model(options.out, {name: loaded[name].fingerprint for name in names})
     changes = {"workers": options.workers, "batch": options.batch}
     data = loaded.data(options.data, names, **changes)
     retrieving = options.task == "retrieval"

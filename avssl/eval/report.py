@@ -29,11 +29,13 @@ class Sheet:
     rows: list[list[str]]
 
     def markdown(self) -> str:
+        """The title in bold and the table; all columns but the first to the right."""
         lines = [f"**{self.title}**", "", _row(self.columns)]
         lines.append("|---|" + "---:|" * (len(self.columns) - 1))
         return "\n".join([*lines, *map(_row, self.rows)]) + "\n"
 
     def rich(self) -> Table:
+        """The same for a terminal."""
         from rich.table import Table
 
         table = Table(title=self.title, title_justify="left")

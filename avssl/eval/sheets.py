@@ -13,33 +13,17 @@ from typing import Any
 
 import torch
 
-from avssl.errors import UserError
 from avssl.eval.clips import plain_name
 from avssl.eval.evaluation import Evaluated, Options
 from avssl.eval.maps import POINTS, confusion_picture, project, projection_picture
 from avssl.eval.pictures import similarity_picture
+from avssl.eval.place import replace_files
 from avssl.eval.report import Sheet, shorten
 from avssl.eval.score import Score
 from avssl.files import write_whole
 
 _TITLES = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}
 _SHOWN = 10  # clips named for each reason
-
-
-def claim(folder: Path) -> None:
-    """Make sure that the folder can be written before hours of work.
-
-    Raises UserError when it cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"cannot write in {folder}: {error.strerror}; choose another folder with --out"
-        ) from None
 
 
 def sheets(found: Evaluated) -> list[Sheet]:
@@ -90,8 +74,12 @@ def show(found: Evaluated) -> None:
 
 
 def write(found: Evaluated, folder: Path) -> None:
-    """Write everything into the folder."""
-    write_whole(folder / "results.json", json.dumps(_record(found), indent=2) + "\n")
+    """Write everything into the folder, in place of an earlier evaluation's files."""
+    replace_files(folder, _record(found), lambda unfinished: _files(found, unfinished))
+
+
+def _files(found: Evaluated, folder: Path) -> None:
+    """Everything but results.json."""
     text = [sheet.markdown() for sheet in sheets(found)]
     text += ["", *(f"- {line.strip()}" for line in notes(found)), ""]
     text += [_classes(found, name, one).markdown() for name, one in _trained(found).items()]

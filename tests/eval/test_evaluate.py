@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,27 +80,67 @@ def test_linear_probe_of_sounds(run: Path, sounds: Path, tmp_path: Path) -> None
     assert (one.fitted, one.scored, found.counts["scored"].used) == (27, 9, 9)
     assert [path for path, _ in found.counts["scored"].left_out] == ["broken.wav"]
     assert "broken.wav" in "\n".join(notes(found))
-    write(found, tmp_path)
-    names = {path.name for path in tmp_path.iterdir()} - {"cache"}
+    out = tmp_path / "out"
+    write(found, out)
+    names = {path.name for path in out.iterdir()}
     assert names == {
         "results.json", "results.md", "classes_audio.csv", "confusion_audio.json",
         "confusion_audio.csv", "confusion_audio.png", "tsne_audio.png",
     }  # fmt: skip
-    record = json.loads((tmp_path / "results.json").read_text())
+    record = json.loads((out / "results.json").read_text())
     assert record["models"]["trained"]["linear"]["audio"]["figures"] == one.figures
     assert record["clips"]["scored"]["left_out"][0][0] == "broken.wav"
-    assert str(sounds.parent) not in (tmp_path / "results.json").read_text()
-    assert "broken.wav" in (tmp_path / "results.md").read_text()
+    assert str(sounds.parent) not in (out / "results.json").read_text()
+    assert "broken.wav" in (out / "results.md").read_text()
 
 
-def test_folds_are_seeded_and_repeatable(run: Path, sounds: Path) -> None:
-    first, again = (measure(run, sounds, folds="fold", task="knn") for _ in range(2))
-    one = first.scores["trained"]["audio"]
-    assert one == again.scores["trained"]["audio"]
-    assert len(one.folds) == 4 and one.scored == 36
-    assert one.figures["top1"] == pytest.approx(
-        sum(fold["top1"] for fold in one.folds.values()) / 4
-    )
+@pytest.mark.parametrize("task", ["knn", "linear"])
+def test_a_fold_is_scored_as_a_split_of_the_same_clips(run: Path, sounds: Path, task: str) -> None:
+    one = measure(run, sounds, folds="fold", task=task).scores["trained"]["audio"]
+    split = measure(run, sounds, task=task)  # the test split is fold 3, and the broken clip
+    assert len(one.folds) == 4 and one.scored == 36 and one.fitted == 27
+    assert one.folds["fold 3"] == split.scores["trained"]["audio"].figures
+    shares = [fold["top1"] for fold in one.folds.values()]
+    assert one.figures["top1"] == pytest.approx(statistics.fmean(shares))
+    assert one.spread["top1"] == pytest.approx(statistics.stdev(shares))
+
+
+def test_a_clip_of_which_a_window_cannot_be_read_is_left_out_and_named(
+    run: Path, sounds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = dataset.read_clip_sound
+
+    def fails(path: Path, *rest: object, start: float, **more: object) -> object:
+        if path.name == "03.wav" and start > 1.5:  # its last window of three
+            raise MediaError("torn")
+        return read(path, *rest, start=start, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("avssl.data.dataset.read_clip_sound", fails)
+    found = measure(run, sounds, span="all", task="knn")
+    assert found.counts["scored"].unreadable == [("03.wav", "torn")]
+    assert found.scores["trained"]["audio"].scored == 8
+    assert 3 not in found.features.clips
+
+
+def test_the_folder_of_a_run_is_refused_and_so_is_that_of_another_model(
+    run: Path, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(*words: object) -> None:
+        command = ["x", run, "--data", sounds, "--workers", "0", *words]
+        monkeypatch.setattr(sys, "argv", list(map(str, command)))
+        runpy.run_path(str(ROOT / "tools" / "evaluate.py"))["main"]()
+
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(UserError, match="is neither empty nor an evaluation's"):
+        call("--task", "knn", "--out", run)
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    out = tmp_path / "out"
+    call("--task", "knn", "--out", out)
+    assert (out / "tsne_audio.png").is_file()
+    call("--task", "knn", "--out", out, "--picture", "none")
+    assert not (out / "tsne_audio.png").exists() and (out / "confusion_audio.png").is_file()
+    with pytest.raises(UserError, match="of another model"):
+        call("--task", "knn", "--out", out, "--stage", "stage1")
 
 
 def test_untrained_is_the_architecture_under_the_seed(run: Path) -> None:
@@ -169,8 +210,11 @@ def test_published_labels_name_what_has_no_file(run: Path, sounds: Path, tmp_pat
     assert "1 listed clips have no file" in notes(found)
     one = found.scores["trained"]["audio"]
     assert len(one.folds) == 5 and one.scored == 36
-    split = measure(run, sounds, labels=labels, task="knn").scores["trained"]["audio"]
+    alone = measure(run, sounds, labels=labels, task="knn")
+    split = alone.scores["trained"]["audio"]
     assert (split.fitted, split.scored) == (29, 7)  # the fifth fold is the test split
+    told = "of 5 folds, fold 5 alone is scored (the split test): --folds scores each"
+    assert told in notes(alone) and told not in notes(found)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +225,11 @@ def test_published_labels_name_what_has_no_file(run: Path, sounds: Path, tmp_pat
         ("--task linear --split train", "--fit and --split are both train"),
         ("--task knn --split all", "--split all is for retrieval"),
         ("--task retrieval --folds", "--folds belongs to linear and knn"),
+        ("--task retrieval --fit train", "--fit belongs to linear and knn"),
+        ("--task retrieval --picture tsne", "--picture belongs to linear and knn"),
+        ("--task knn --folds --fit train", "--fit has no place beside --folds"),
+        ("--task knn --folds --split test", "--split has no place beside --folds"),
+        ("--task knn --picture umap", "--picture umap needs a folder"),
         ("--task linear train.lr=1", "train.lr=1 does not belong to --task linear"),
         ("--task finetune --seed 1", "--seed does not belong to --task finetune"),
         ("--task finetune train.lr=1", "needs --config"),
