@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from avssl.data.config import FramesConfig
+from avssl.eval.curves import curves_picture
 from avssl.eval.features import evaluating
 from avssl.eval.pictures import (
-    curves_picture,
     reconstruct,
     similarity_picture,
     spectrogram_picture,

@@ -7,7 +7,7 @@ import matplotlib.image
 import pytest
 import torch
 
-from avssl.eval import pictures, report
+from avssl.eval import curves, pictures, report
 from avssl.eval.features import Features
 from avssl.eval.probes import evaluate
 from avssl.ops.patches import patchify, unpatchify
@@ -82,18 +82,18 @@ def test_curves_follow_stages(tmp_path: Path) -> None:
                 rows.append({"stage": stage, "step": step, "knn/audio": step / 200})
             rows.append(row | {"loss/inter": 3.0 - step / 99, "time": {"data_ms": step}})
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    series, bounds = pictures.read_metrics(metrics)
+    series, bounds = curves.read_metrics(metrics)
     assert [stage for _, stage in bounds] == ["stage1", "stage2", "stage2.2"]
     steps = [step for step, _ in series["loss"]]
     assert steps == list(range(300))
     assert [start for start, _ in bounds] == [0, 100, 200]
-    panels = pictures._panels(series)  # without the times and the learning rate, which is constant
+    panels = curves._panels(series)  # without the times and the learning rate, which is constant
     assert panels == {
         "total loss": ["loss"],
         "loss inter": ["loss/inter"],
         "kNN accuracy (val)": ["knn/audio"],
     }
-    pictures.curves_picture(tmp_path / "curves.png", metrics)
+    curves.curves_picture(tmp_path / "curves.png", metrics)
     assert not_blank(tmp_path / "curves.png")
 
 
