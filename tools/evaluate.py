@@ -37,7 +37,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("model", help="run folder, exported folder or checkpoint")
     parser.add_argument("--task", required=True, choices=["retrieval", "knn", "linear", "finetune"])
     parser.add_argument("--data", required=True, help="corpus:NAME, folder of media or manifest")
-    parser.add_argument("--out", type=Path, help="folder for results and pictures")
+    parser.add_argument(
+        "--out", type=Path,
+        help="folder for results and pictures: a new one, or the one of the same model and task",
+    )  # fmt: skip
     clips = parser.add_argument_group("clips")
     add_label_options(clips)
     clips.add_argument("--multi-label", action="store_true", help="labels are separated by ';'")
