@@ -5,8 +5,8 @@
 Formats:
     safetensors  a folder that avssl.load reads: encoder.yaml, graph files, model.safetensors
     timm         timm's VisionTransformer, for a plain ViT over a spectrogram or one picture
-    hf           ViTModel or VideoMAEModel of transformers
-    onnx         model.onnx, any batch size, any length up to the trained one
+    hf           ViTModel, ASTModel or VideoMAEModel of transformers
+    onnx         model.onnx, any batch size; of most encoders any length up to the trained one
     avsuperb     expert.py and hubconf.py for AV-SUPERB and S3PRL, with the encoder beside
 
 The run may also be an exported folder or a checkpoint of another project.
@@ -26,7 +26,7 @@ def main() -> int:
     )
     parser.add_argument("run", type=Path, help="run folder, exported folder or checkpoint")
     parser.add_argument("--module", required=True, help="such as audio, video, audio_video")
-    parser.add_argument("--format", required=True, choices=tuple(FORMATS))
+    parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--stage", help="of a run, such as stage1; the last one by default")
     parser.add_argument("--layout", help="of another project's checkpoint, where it is ambiguous")

@@ -6,6 +6,7 @@ few lines that import avssl; the classes are `avssl.export.upstream`'s.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ from avssl.data.config import FbankConfig
 from avssl.export import encoder_folder
 from avssl.export.source import Source, difference
 from avssl.export.states import time_grid
-from avssl.export.upstream import AvSuperbUpstream
+from avssl.export.upstream import RATE, AvSuperbUpstream, SpeechUpstream, speech_recipe
 
 TOLERANCE = 1e-5
 ENCODER = "encoder"
@@ -30,10 +31,13 @@ from avssl.export.upstream import AvSuperbUpstream
 
 
 class UpstreamExpert(AvSuperbUpstream):
-    """ckpt: a folder written by avssl's export; the one beside this file without."""
+    """ckpt: a folder written by avssl's export; the one beside this file without.
 
-    def __init__(self, ckpt=None, model_config=None, **kwargs):
-        super().__init__(ckpt or Path(__file__).parent / "{encoder}", model_config, **kwargs)
+    The benchmark passes model_config and refresh to every upstream; here the first must be None.
+    """
+
+    def __init__(self, ckpt=None, model_config=None, refresh=False):
+        super().__init__(ckpt or Path(__file__).parent / "{encoder}", model_config, refresh)
 '''
 HUB = '''\
 """Entry points of torch.hub, AV-SUPERB and S3PRL for {title}."""
@@ -46,15 +50,15 @@ dependencies = ["torch", "avssl"]
 _FOLDER = _Path(__file__).parent / "{encoder}"
 
 
-def {name}(ckpt=None, model_config=None, refresh=False, **kwargs):
+def {name}(ckpt=None, model_config=None, refresh=False):
     """For AV-SUPERB: sound and pictures. ckpt: another folder written by avssl's export."""
-    return _upstream.AvSuperbUpstream(ckpt or _FOLDER, model_config, **kwargs)
+    return _upstream.AvSuperbUpstream(ckpt or _FOLDER, model_config, refresh)
 '''
 HUB_SPEECH = '''
 
-def {name}_speech(ckpt=None, model_config=None, refresh=False, **kwargs):
+def {name}_speech(ckpt=None, model_config=None, refresh=False):
     """For S3PRL: 16 kHz waveforms. ckpt: another folder written by avssl's export."""
-    return _upstream.SpeechUpstream(ckpt or _FOLDER, model_config, **kwargs)
+    return _upstream.SpeechUpstream(ckpt or _FOLDER, model_config, refresh)
 '''
 
 
@@ -63,11 +67,8 @@ def write(source: Source, folder: Path) -> None:
 
     Raises UserError when a tower does not cut its input into patches.
     """
-    speech = False
     for tower, read in source.towers.items():
-        recipe = source.encoder.inputs[read]
-        speech |= isinstance(recipe, FbankConfig) and recipe.sample_rate == 16000
-        time_grid(source.encoder.towers[tower], recipe)
+        time_grid(source.encoder.towers[tower], source.encoder.inputs[read])
     (folder / ENCODER).mkdir()
     encoder_folder.write(source, folder / ENCODER)
     name = entry_name(source)
@@ -76,7 +77,7 @@ def write(source: Source, folder: Path) -> None:
         "encoder": ENCODER,
         "name": name,
     }
-    texts = {"expert.py": EXPERT, "hubconf.py": HUB + (HUB_SPEECH if speech else "")}
+    texts = {"expert.py": EXPERT, "hubconf.py": HUB + (HUB_SPEECH if _speaks(source) else "")}
     for file, text in texts.items():
         (folder / file).write_text(text.format(**values), encoding="utf-8")
 
@@ -87,13 +88,24 @@ def entry_name(source: Source) -> str:
     return f"avssl_{name}" if not name or name[0].isdigit() else name
 
 
+def _speaks(source: Source) -> bool:
+    """Whether one of its towers can be an upstream of S3PRL."""
+    return any(map(speech_recipe, source.encoder.inputs.values()))
+
+
 def check(source: Source, folder: Path) -> float:
-    """Largest difference between the encoder's features of a clip and the upstream's, both long
-    enough for several windows."""
+    """Largest difference between the encoder's features and those of both upstreams, of clips that
+    are shorter than a window and of ones that have several."""
+    worst = _clip_difference(source, folder)
+    return max(worst, _speech_difference(source, folder)) if _speaks(source) else worst
+
+
+def _clip_difference(source: Source, folder: Path) -> float:
+    """Of AV-SUPERB's upstream, for a clip of several windows."""
     upstream = AvSuperbUpstream(folder / ENCODER)
     data = source.encoder.data
     random = torch.Generator().manual_seed(0)
-    rate, fps = 16000, 8.0
+    rate, fps = RATE, 8.0
     count = math.ceil(2.5 * data.window * fps)
     wave = torch.randn(int(count / fps * rate), generator=random) / 10
     pictures = torch.randint(256, (count, 3, 80, 96), generator=random, dtype=torch.uint8)
@@ -111,3 +123,32 @@ def check(source: Source, folder: Path) -> float:
         wanted = source.encoder(given, sample_rate=rate, fps=fps, layer=layers)[:, 0]  # [L, D]
         output = source.encoder(given, sample_rate=rate, fps=fps)  # [1, D]
     return max(difference(states[: len(layers)], wanted), difference(states[-1:], output))
+
+
+def _speech_difference(source: Source, folder: Path) -> float:
+    """Of S3PRL's upstream: its steps of a window against the encoder's tokens of that sound."""
+    upstream = SpeechUpstream(folder / ENCODER)
+    encoder = source.encoders[upstream.audio.encoder.name]
+    layers = list(range(encoder.depth + 1))
+    random = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for share in (0.4, 1.0, 2.3):
+        wave = torch.randn(round(share * upstream.window), generator=random) / 10
+        with torch.no_grad():
+            states = torch.cat(upstream([wave])["hidden_states"])  # [L, T, D]
+            count = states.shape[1]
+            steps = min(count, upstream.steps)
+            own = count - (count - 1) // steps * steps  # of the last window, others have the rest
+            begin = (count - steps) * upstream.get_downsample_rates("hidden_states")
+            for part, first, found in (
+                (wave, 0, states[:, :steps]),
+                (wave[begin:], steps - own, states[:, -own:]),
+            ):
+                call = functools.partial(
+                    encoder, part[: upstream.window], sample_rate=RATE, pool="none", span="middle"
+                )
+                tokens = torch.cat([*call(layer=layers), *(x[None] for x in call())])  # [L, N, D]
+                wanted = upstream.grid.mean(tokens)[:, first:steps]  # [L, T, D], its output last
+                found = torch.cat([found[: len(layers)], found[-1:]])
+                worst = max(worst, difference(found, wanted))
+    return worst

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ CARDS = {
     "avsuperb": "card.md",
 }
 LIBRARIES = {"timm": "timm", "hf": "transformers"}
+# identifiers that the front matter of a model card may hold
+LICENCES = frozenset(
+    "apache-2.0 mit bsd-2-clause bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 "
+    "cc-by-nc-sa-4.0 cc-by-nc-nd-4.0 cc-by-nd-4.0".split()
+)
 
 
 def card(source: Source, kind: str, *, worst: float, out: Path) -> str:
@@ -46,9 +52,7 @@ def card(source: Source, kind: str, *, worst: float, out: Path) -> str:
         "## Configuration",
         f"```yaml\n{_configuration(source)}```",
         "## Licence",
-        "The code that wrote this folder and runs it is avssl, Apache-2.0. The weights belong to "
-        "whoever trained them; what the training data allow is for them to say. No data are in "
-        "this folder.",
+        _licence(source),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -61,10 +65,20 @@ def _front_matter(source: Source, kind: str) -> Iterator[str]:
     matter = {
         "library_name": LIBRARIES[kind],
         "pipeline_tag": "feature-extraction",
-        "license": "other",
+        **licence_fields(str(source.description.get("licence", ""))),
         "tags": tags,
     }
-    yield f"---\n{yaml.safe_dump(matter, sort_keys=False)}---"
+    yield f"---\n{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)}---"
+
+
+def licence_fields(text: str) -> dict[str, str]:
+    """A licence as the front matter of a model card has it: by its identifier, or "other" and its
+    name. A remark in brackets at its end does not count."""
+    name = re.sub(r"\s*\([^()]*\)$", "", text.strip())
+    known = name.lower().replace(" ", "-")
+    if known in LICENCES:
+        return {"license": known}
+    return {"license": "other", **({"license_name": name} if name else {})}
 
 
 def _summary(source: Source, kind: str, worst: float) -> str:
@@ -98,9 +112,15 @@ def _blocks(source: Source) -> str:
 
 def _inputs(source: Source) -> Iterator[str]:
     """Preparation of each input, with numbers."""
+    padded = [
+        name
+        for name, recipe in source.encoder.inputs.items()
+        if isinstance(recipe, FbankConfig) and recipe.short == "pad"
+    ]
+    rest = f"; {' and '.join(padded)} shorter than that has zeros behind it" if padded else ""
     yield (
         f"The encoder was trained on windows of {source.encoder.data.window:g} s. avssl cuts "
-        "longer clips into such windows and repeats shorter ones.\n"
+        f"longer clips into such windows and repeats shorter ones{rest}.\n"
     )
     for name, recipe in source.encoder.inputs.items():
         size = shape(source, name)
@@ -168,6 +188,27 @@ def _origin(source: Source) -> Iterator[str]:
         yield f"- {key}: {value}"
     yield f"- module: {source.module}"
     yield f"- fingerprint: {source.encoder.fingerprint}"
+
+
+def _licence(source: Source) -> str:
+    code = "The code that wrote this folder and runs it is avssl, Apache-2.0."
+    known = source.description
+    if not source.foreign:
+        return (
+            f"{code} The weights belong to whoever trained them; what the training data allow is "
+            "for them to say. No data are in this folder."
+        )
+    parts = [code, "The weights in this folder are not avssl's: another project trained them."]
+    for key, title in (("source", "Source"), ("data", "Training data")):
+        if key in known:
+            parts.append(f"{title}: {str(known[key]).rstrip('.')}.")
+    if "licence" in known:
+        parts.append(f"Licence of the weights: {str(known['licence']).rstrip('.')}.")
+    else:
+        parts.append(
+            "Their licence is not known here: ask whoever published them before passing them on."
+        )
+    return " ".join(parts)
 
 
 def _configuration(source: Source) -> str:

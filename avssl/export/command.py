@@ -13,7 +13,7 @@ import avssl
 from avssl.errors import UserError
 from avssl.export import FORMATS
 from avssl.export.card import CARDS, card
-from avssl.export.folder import already_there, whole_folder
+from avssl.export.folder import already_there, remove_stale, whole_folder
 from avssl.export.source import open_encoder
 
 
@@ -55,6 +55,7 @@ def export(
         "fingerprint": source.encoder.fingerprint,
         "avssl": avssl.__version__,
     }
+    remove_stale(out)
     if already_there(out, record):
         return None
     writer = importlib.import_module(f"avssl.export.{FORMATS[kind]}")

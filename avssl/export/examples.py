@@ -8,6 +8,7 @@ from avssl.data.config import FbankConfig, FramesConfig
 from avssl.encoders.encoder import Encoder
 from avssl.export.benchmark_folder import entry_name
 from avssl.export.hf_models import WITH_NORM, WITHOUT_NORM
+from avssl.export.onnx_file import patch_in_time
 from avssl.export.source import Source
 from avssl.export.timm_folder import DEFAULT_EPS
 from avssl.export.vit import plain_vit
@@ -39,11 +40,19 @@ def example(source: Source, kind: str, folder: str) -> str:
     if kind == "onnx":
         feeds = ", ".join(f'"{name}": {name}' for name in names)
         shapes = "; ".join(f"{name} {shape(source, name)}" for name in names)
+        towers = source.towers.items()
+        steps = {read: patch_in_time(encoder.towers[tower]) for tower, read in towers}
+        lengths = "; ".join(
+            f"{name} may be shorter in time, in whole patches of {steps[name]}"
+            if 0 < steps[name] < source.shape(name)[1]
+            else f"{name} has this length"
+            for name in names
+        )
         return (
             "import onnxruntime\n\n"
             f'session = onnxruntime.InferenceSession("{folder}/model.onnx")\n'
             f"*tokens, pooled = session.run(None, {{{feeds}}})  # float32\n"
-            f"# {shapes}; any B; a shorter axis 2 in whole patches"
+            f"# {shapes}; any B; {lengths}"
         )
     name = entry_name(source)
     return (

@@ -57,9 +57,11 @@ def check(source: Source, folder: Path) -> float:
     bars = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
-    model, report = kind.from_pretrained(folder, output_loading_info=True)
-    if shown:
-        bars.enable_progress_bar()
+    try:
+        model, report = kind.from_pretrained(folder, output_loading_info=True)
+    finally:
+        if shown:
+            bars.enable_progress_bar()
     wrong = [key for keys in report.values() for key in keys]
     if wrong:
         raise UserError(f"transformers {transformers.__version__} does not take {wrong[0]!r}")

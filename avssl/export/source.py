@@ -69,9 +69,14 @@ class Source:
             if isinstance(value, (str, int, float, bool))
         }
         data = plain.get("data")
-        if isinstance(data, str) and not data.startswith("corpus:"):
-            plain["data"] = Path(data).name
+        if "stage" in plain and isinstance(data, str) and not data.startswith("corpus:"):
+            plain["data"] = Path(data).name  # a run's own folder
         return plain
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another project trained the weights."""
+        return any(key in self.description for key in ("layout", "source", "licence"))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of an input, without the batch: [1, T, F] or [3, T, H, W]."""

@@ -1,7 +1,10 @@
 """A plain ViT as timm's VisionTransformer: config.json and model.safetensors.
 
 `timm.create_model("local-dir:FOLDER", pretrained=True)` builds and loads it; so does
-`VisionTransformer(**config["model_args"])` with a strict `load_state_dict`.
+`VisionTransformer(**config["model_args"])` with a strict `load_state_dict`. Both take timm's own
+eps of 1e-6 for every LayerNorm, and JSON cannot say another: where the tower has one, give either
+`norm_layer=partial(torch.nn.LayerNorm, eps=...)`, or features differ without an error. `write`
+warns of that, and the card shows the line.
 
 Letters: B batch, N patches, D width.
 """
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +31,13 @@ DEFAULT_EPS = 1e-6  # of timm's LayerNorm; another one cannot be written as JSON
 
 
 def write(source: Source, folder: Path) -> None:
-    """Write the tower with the keys of timm's VisionTransformer.
+    """Write the tower with the keys of timm's VisionTransformer; on stderr a warning, if timm would
+    build it with another eps by itself.
 
     Raises UserError when the tower is no plain ViT over a single picture or a spectrogram.
     """
     vit = picture_vit(source, target="timm")
     (recipe,) = source.encoder.inputs.values()
-    sound = isinstance(recipe, FbankConfig)
     config = {
         "architecture": "vit_base_patch16_224",  # every size of it is overridden below
         "num_classes": 0,
@@ -46,7 +50,7 @@ def write(source: Source, folder: Path) -> None:
             "mean": [recipe.mean] if isinstance(recipe, FbankConfig) else list(recipe.mean),
             # spectrograms are divided by twice the deviation
             "std": [2 * recipe.std] if isinstance(recipe, FbankConfig) else list(recipe.std),
-            "interpolation": "bilinear" if sound else "bicubic",
+            "interpolation": "bilinear",
             "crop_pct": 1.0,
             "num_classes": 0,
             "first_conv": "patch_embed.proj",
@@ -56,6 +60,14 @@ def write(source: Source, folder: Path) -> None:
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(tensors(vit), folder / "model.safetensors", metadata={"format": "pt"})
+    if vit.eps != DEFAULT_EPS:
+        print(
+            f"{source.module} has LayerNorms of eps {vit.eps:g}, timm of {DEFAULT_EPS:g}: give "
+            f"create_model norm_layer=partial(torch.nn.LayerNorm, eps={vit.eps:g}), as the card "
+            "shows, or its features differ",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def check(source: Source, folder: Path) -> float:

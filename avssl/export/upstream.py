@@ -1,7 +1,7 @@
 """An encoder as an upstream model of AV-SUPERB and of S3PRL, which exported folders import.
 
 Clips of any length are cut into the windows that the encoder was trained on; one that is shorter
-than a window is repeated, as in training.
+than a window is prepared as the encoder itself prepares it.
 
 Letters: B clips, W windows of a clip, N samples, T steps in time, C channels, H W height and width,
 D width, L layers.
@@ -15,20 +15,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 import avssl
 from avssl.data.batches import finish_inputs, stack_inputs
 from avssl.data.config import FbankConfig, FramesConfig
-from avssl.data.features import fbank, normalize
 from avssl.encoders.encoder import Encoder
 from avssl.encoders.load import Encoders
-from avssl.encoders.windows import SHORTEST, given_clips
+from avssl.encoders.windows import SHORTEST, Span, given_clips
 from avssl.errors import UserError
 from avssl.export.states import LayeredEncoder, time_grid
 
-ROW = 0.010  # s, between two rows of a filterbank
+RATE = 16000  # Hz, of every wave that S3PRL gives
+ROW = 160  # samples between two rows of a filterbank at that rate
+FRAME = 400  # samples that a row covers
 
 
 class AvSuperbUpstream(nn.Module):
@@ -38,18 +40,27 @@ class AvSuperbUpstream(nn.Module):
         pair = upstream.preprocess_audio(wav, 44100), upstream.preprocess_video(pictures, 25)
         upstream([pair])["fusion_feats"]  # a list over layers of [B, 1, D]
 
-    A key that the encoders have nothing for is left out.
+    A key that the encoders have nothing for is left out. The encoders are loaded on the CPU, clips
+    are prepared there, and `.to(device)` moves the rest: features come from, and lie on, the device
+    of the weights.
     """
 
     def __init__(
-        self,
-        ckpt: str | os.PathLike[str],
-        model_config: str | os.PathLike[str] | None = None,
-        **_: Any,
+        self, ckpt: str | os.PathLike[str], model_config: None = None, refresh: bool = False
     ) -> None:
-        """ckpt: the encoder folder. model_config: not needed, the folder holds everything; it is an
-        argument because the benchmark passes it."""
+        """Load the encoders.
+
+        Args:
+            ckpt: the encoder folder.
+            model_config, refresh: the benchmarks pass both to every upstream. The folder holds the
+                configuration and nothing is downloaded, so the first must be None and the second
+                changes nothing.
+
+        Raises:
+            UserError: there is no such folder, it is not whole, or a model_config is given.
+        """
         super().__init__()
+        _no_config(model_config)
         encoders = avssl.load(ckpt)
         audio, video = _reading(encoders, FbankConfig), _reading(encoders, FramesConfig)
         fusion = _reading(encoders, FbankConfig, FramesConfig)
@@ -63,28 +74,43 @@ class AvSuperbUpstream(nn.Module):
         )
         self.eval()
 
-    def preprocess_audio(self, audio: Tensor, audio_sample_rate: int) -> Tensor:
+    def preprocess_audio(self, audio: Tensor, audio_sample_rate: int | None) -> Tensor:
         """Filterbanks of the windows of a sound.
 
-        audio: [N] or [C, N], float in [-1, 1]; a clip without sound ([0]) counts as silence.
-        audio_sample_rate: Hz.
+        Args:
+            audio: [N] or [C, N], float in [-1, 1]; a clip without sound ([0]) counts as silence.
+            audio_sample_rate: Hz; readers of clips have None where there is no sound.
 
-        Returns float32 [W, 1, T, F]; zeros [1] where no encoder reads sound.
+        Returns:
+            float32 [W, 1, T, F]; zeros [1] where no encoder reads sound.
+
+        Raises:
+            UserError: there is sound but no rate, or the sound is not finite.
         """
         if self.audio is None:
             return torch.zeros(1)
         wave = audio.mean(0) if audio.ndim == 2 else audio  # [N]
-        rate = audio_sample_rate or 16000
-        if len(wave) < SHORTEST * rate:
-            wave = torch.nn.functional.pad(wave, (0, int(SHORTEST * rate) + 1 - len(wave)))
-        return _prepared(self.audio.encoder, wave, sample_rate=int(rate))
+        if not audio_sample_rate and not len(wave):
+            audio_sample_rate = RATE  # silence is the same at every rate
+        if not audio_sample_rate:
+            raise UserError(
+                f"a sound of {len(wave)} samples has no audio_sample_rate: give it, in Hz"
+            )
+        wave = _long_enough(wave, audio_sample_rate)
+        return _prepared(self.audio.encoder, wave, sample_rate=int(audio_sample_rate))
 
     def preprocess_video(self, video: Tensor, video_frame_rate: float) -> Tensor:
         """Pictures of the windows of a clip.
 
-        video: uint8 [T, C, H, W], RGB or one channel. video_frame_rate: pictures per second.
+        Args:
+            video: [T, C, H, W], RGB or one channel, uint8 or float from 0 to 255.
+            video_frame_rate: pictures per second.
 
-        Returns float32 [W, 3, T, H, W]; zeros [1] where no encoder reads pictures.
+        Returns:
+            float32 [W, 3, T, H, W]; zeros [1] where no encoder reads pictures.
+
+        Raises:
+            UserError: there is no picture, or no rate.
         """
         if self.video is None:
             return torch.zeros(1)
@@ -92,16 +118,20 @@ class AvSuperbUpstream(nn.Module):
         pictures = pictures.permute(0, 2, 3, 1)  # [T, H, W, 3]
         if pictures.dtype != torch.uint8:
             pictures = pictures.round().clamp(0, 255).byte()
-        return _prepared(self.video.encoder, pictures, fps=float(video_frame_rate))
+        fps = float(video_frame_rate) if video_frame_rate else None
+        return _prepared(self.video.encoder, pictures, fps=fps)
 
     def forward(self, source: Sequence[tuple[Tensor, Tensor]]) -> dict[str, list[Tensor]]:
         """Features of clips.
 
-        source: of each clip, what `preprocess_audio` and `preprocess_video` gave.
+        Args:
+            source: of each clip, what `preprocess_audio` and `preprocess_video` gave, on any
+                device.
 
-        Returns lists over layers, from the embedded patches to the encoder's output: audio_feats,
-        video_feats and fusion_feats, each [B, 1, D], the mean over a clip; audio_seq_feats and
-        video_seq_feats, [B, T, D], the mean over each step in time, padded with zeros.
+        Returns:
+            Lists over layers, from the embedded patches to the encoder's output: audio_feats,
+            video_feats and fusion_feats, each [B, 1, D], the mean over a clip; audio_seq_feats and
+            video_seq_feats, [B, T, D], the mean over each step in time, padded with zeros.
         """
         audio, video = zip(*source, strict=True)
         result: dict[str, list[Tensor]] = {}
@@ -130,60 +160,102 @@ class AvSuperbUpstream(nn.Module):
 class SpeechUpstream(nn.Module):
     """S3PRL's interface: hidden states of 16 kHz waveforms, one step for each patch in time.
 
-    upstream = SpeechUpstream("folder/encoder")
-    upstream([torch.randn(16000), torch.randn(32000)])["hidden_states"]  # a list of [B, T, D]
+        upstream = SpeechUpstream("folder/encoder")
+        upstream([torch.randn(16000), torch.randn(32000)])["hidden_states"]  # a list of [B, T, D]
+
+    A wave that is longer than a window is cut into windows, each of which begins where the steps of
+    the one before end; the last one ends with the wave. Of each window those steps count that its
+    sound fills: what an encoder pads behind them is left out. Devices as of `AvSuperbUpstream`.
+
+    Attributes:
+        grid: how the tower's tokens lie in time. steps: of a window that its sound fills.
     """
 
-    sample_rate = 16000
-
     def __init__(
-        self,
-        ckpt: str | os.PathLike[str],
-        model_config: str | os.PathLike[str] | None = None,
-        **_: Any,
+        self, ckpt: str | os.PathLike[str], model_config: None = None, refresh: bool = False
     ) -> None:
-        """ckpt, model_config: as of `AvSuperbUpstream`."""
+        """ckpt, model_config, refresh: as of `AvSuperbUpstream`.
+
+        Raises:
+            UserError: as of `AvSuperbUpstream`, or no encoder reads 16 kHz sound alone.
+        """
         super().__init__()
-        found = _reading(avssl.load(ckpt), FbankConfig)
+        _no_config(model_config)
+        encoders = avssl.load(ckpt)
+        found = next(
+            (
+                encoders[name]
+                for name in encoders.names
+                if all(map(speech_recipe, encoders[name].inputs.values()))
+            ),
+            None,
+        )
         if found is None:
-            raise UserError(f"{ckpt} has no encoder that reads sound alone, which S3PRL needs")
+            raise UserError(f"{ckpt} has no encoder that reads 16 kHz sound alone: S3PRL needs one")
         self.audio = LayeredEncoder(found)
-        (self.recipe,) = found.inputs.values()
-        self.grid = time_grid(found.tower, self.recipe)
+        (recipe,) = found.inputs.values()
+        self.grid = time_grid(found.tower, recipe)
+        self.window = round(found.data.window * RATE)  # samples
+        rows = 1 + (self.window - FRAME) // ROW
+        self.steps = self.grid.held(min(rows, recipe.frames))
         self.eval()
 
     def get_downsample_rates(self, key: str) -> int:
         """Samples of one step; the same for every key."""
-        return round(self.grid.length * ROW * self.sample_rate)
+        return self.grid.length * ROW
 
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
-        """wavs: 16 kHz, [N_i] each. Returns hidden_states, a list over layers of [B, T, D] padded
-        with zeros, and last_hidden_state; a wave has one step for each downsample rate of it."""
-        clips = [self._rows(wave.detach().float().cpu()) for wave in wavs]
+        """Features of waves, at least one.
+
+        Args:
+            wavs: 16 kHz, float in [-1, 1], [N] each, on any device.
+
+        Returns:
+            hidden_states, a list over layers of [B, T, D] padded with zeros, and
+            last_hidden_state. A wave has as many steps as patches of its own length fit into it, at
+            least one.
+
+        Raises:
+            UserError: a wave is not finite, or no waveform.
+        """
+        clips = [self._pieces(wave) for wave in wavs]
         counts = [count for _, count in clips]
         states = self.audio.in_time([pieces for pieces, _ in clips])  # of each, [L, W, T, D]
-        hidden = _by_layer([_whole(x, n) for x, n in zip(states, counts, strict=True)])
+        whole = [
+            _whole(x[:, :, : self.steps], count) for x, count in zip(states, counts, strict=True)
+        ]
+        hidden = _by_layer(whole)
         return {"hidden_states": hidden, "last_hidden_state": hidden[-1]}
 
-    def _rows(self, wave: Tensor) -> tuple[Tensor, int]:
-        """Filterbanks of a wave [N] in pieces [W, 1, T, F] of the trained length, the last of which
-        ends with the wave, and the number of steps they hold. A shorter wave is repeated."""
-        recipe, step = self.recipe, self.grid.length
-        assert isinstance(recipe, FbankConfig)
-        shift, frame = int(self.sample_rate * ROW), int(self.sample_rate * SHORTEST)
-        rows = max(1 + (len(wave) - frame) // shift, step)
-        count = rows // step
-        samples = max(rows, recipe.frames) * shift + frame
-        if len(wave) < samples and rows <= recipe.frames:
-            wave = wave if len(wave) else torch.zeros(1)
-            wave = wave.repeat(math.ceil(samples / len(wave)))[:samples]
-        bank = fbank(wave[None], sample_rate=self.sample_rate, bins=recipe.bins)
-        bank = normalize(bank, mean=recipe.mean, std=recipe.std)  # [1, T', F]
-        held = self.grid.steps * step  # rows that a piece has steps for
-        last = max(count * step - held, 0)
-        starts = [*range(0, last, held), last]
-        pieces = [bank[:, first : first + recipe.frames] for first in starts]
-        return torch.stack(pieces), count
+    def _pieces(self, wave: Tensor) -> tuple[Tensor, int]:
+        """A wave [N] as the encoder's input, window by window [W, 1, T, F], and the steps in it."""
+        wave = _long_enough(wave, RATE)
+        count = self.grid.held(1 + (len(wave) - FRAME) // ROW)
+        last = max(0, count - self.steps)  # the step that the last window begins with
+        pieces = []
+        for start in [*range(0, last, self.steps), last]:
+            part = wave[start * self.grid.length * ROW :][: self.window]
+            # "middle": one window, also where rounding makes the part longer than it
+            pieces.append(_prepared(self.audio.encoder, part, sample_rate=RATE, span="middle"))
+        return torch.cat(pieces), count
+
+
+def speech_recipe(recipe: FbankConfig | FramesConfig) -> bool:
+    """Whether an input is made of the waves that S3PRL gives."""
+    return isinstance(recipe, FbankConfig) and recipe.sample_rate == RATE
+
+
+def _no_config(given: object) -> None:
+    if given is not None:
+        raise UserError(
+            f"model_config={str(given)!r}: the encoder folder holds the configuration, leave it out"
+        )
+
+
+def _long_enough(wave: Tensor, rate: float) -> Tensor:
+    """A wave [N] with silence behind it where it is shorter than one row of a filterbank."""
+    missing = math.ceil(SHORTEST * rate) - len(wave)
+    return F.pad(wave, (0, missing)) if missing > 0 else wave
 
 
 def _reading(encoders: Encoders, *kinds: type) -> Encoder | None:
@@ -196,12 +268,17 @@ def _reading(encoders: Encoders, *kinds: type) -> Encoder | None:
 
 
 def _prepared(
-    encoder: Encoder, clip: Tensor, *, sample_rate: int | None = None, fps: float | None = None
+    encoder: Encoder,
+    clip: Tensor,
+    *,
+    sample_rate: int | None = None,
+    fps: float | None = None,
+    span: Span = "all",
 ) -> Tensor:
     """The windows of a clip as an encoder of one input takes them: [W, ...]."""
     (name,) = encoder.inputs
     _, windows = given_clips(
-        [clip.cpu()], encoder.data, sample_rate=sample_rate, fps=fps, span="all"
+        [clip.cpu()], encoder.data, sample_rate=sample_rate, fps=fps, span=span
     )
     raw = [item for _, item in windows]
     return finish_inputs(stack_inputs(raw, encoder.inputs), encoder.inputs)[name]

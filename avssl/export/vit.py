@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from avssl.blocks.layers import FinalNorm, LayerNorm
+from avssl.blocks.positions import LearnedPositions, SinCos2d, SinCos3d, Sinusoid3d
 from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d, SwapAxes
 from avssl.blocks.tokens import ClsToken
 from avssl.blocks.transformer import Block, Transformer
@@ -20,6 +21,8 @@ from avssl.errors import UserError
 from avssl.export.source import Source
 from avssl.graph.graph import SubGraph
 from avssl.ops.patches import patch_grid
+
+POSITIONS = (SinCos2d, SinCos3d, Sinusoid3d, LearnedPositions)  # each adds a table to its tokens
 
 
 @dataclass(frozen=True)
@@ -183,12 +186,9 @@ class _Reader:
         return chain.pop(0) if chain and type(chain[0]) in kinds else None
 
     def _table(self, chain: list[nn.Module]) -> Tensor | None:
-        """The positions of a block that only adds a table to the tokens."""
-        table = getattr(chain[0], "table", None) if chain else None
-        if not isinstance(table, Tensor) or table.ndim != 3:
-            return None
-        chain.pop(0)
-        return table.detach()
+        """The positions, if they come next."""
+        positions = self._take(chain, *POSITIONS)
+        return None if positions is None else positions.table.detach()
 
     def _refuse(self, reason: str) -> NoReturn:
         without_model(self.what, self.target, reason)

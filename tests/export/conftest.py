@@ -1,9 +1,16 @@
-"""Tiny runs to export: MAViL's two towers and their fusion, and one tower over single pictures."""
+"""What is exported, tiny: MAViL's two towers and their fusion, one tower over single pictures, and
+folders of other projects' layouts."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
 
+from avssl.graph.graph import Graph
 from avssl.train.run import train
 from tests.train import tiny
 
@@ -90,3 +97,28 @@ def picture_run(folder: Path, *overrides: str) -> Path:
     path = tiny.write(folder, EXPERIMENT, pictures=PICTURES)
     (folder / "configs" / "towers" / "picture.yaml").write_text(PICTURE_TOWER)
     return trained(path, *overrides)
+
+
+def written(
+    folder: Path,
+    graph: str,
+    args: Mapping[str, Any],
+    *,
+    window: float = 1.0,
+    description: Mapping[str, Any] | None = None,
+    **inputs: Any,
+) -> Path:
+    """An encoder folder of a layout with random weights, at a size for tests."""
+    path = tiny.CONFIGS / "graphs" / "encoders" / f"{graph}.yaml"
+    args = {"width": 32, "depth": 2, "heads": 2, **args}
+    built = Graph.from_file(path, args=args, seed=1)
+    for parameter in built.parameters():  # norms and biases too, which begin at 1 and 0
+        torch.nn.init.normal_(parameter, std=0.2)
+    folder.mkdir()
+    weights = {key: x.contiguous() for key, x in built.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    data = {"window": window, "inputs": inputs}
+    file = {"name": graph, "graph": str(path), "args": args, "data": data}
+    file["description"] = dict(description or {})
+    (folder / "encoder.yaml").write_text(yaml.safe_dump(file))
+    return folder

@@ -17,7 +17,7 @@ import avssl
 from avssl.errors import UserError
 from avssl.export import encoder_folder
 from avssl.export.command import export
-from tests.export.conftest import trained
+from tests.export.conftest import trained, written
 from tests.train import tiny
 
 TOOL = Path(__file__).parents[2] / "tools" / "export.py"
@@ -171,26 +171,77 @@ def test_an_export_of_an_export_and_of_another_stage(mavil: Path, tmp_path: Path
     assert torch.equal(found.encode(x), wanted.encode(x))
 
 
-def test_plugins_and_arguments_come_along(tmp_path: Path) -> None:
-    """A tower with a block of the user's own, in a run whose configuration is gone afterwards."""
+def killed(run: Path, out: Path) -> subprocess.Popen[str]:
+    """A process that hangs in the middle of an export, once it got there."""
+    code = (
+        "import sys, time\n"
+        "from avssl.export import encoder_folder\n"
+        "from avssl.export.command import export\n"
+        "def write(source, folder):\n"
+        "    (folder / 'half').write_text('half')\n"
+        "    print('there', flush=True)\n"
+        "    time.sleep(600)\n"
+        "encoder_folder.write = write\n"
+        "export(sys.argv[1], module='audio', kind='safetensors', out=sys.argv[2])\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOOL.parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(run), str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "there\n"
+    return process
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(mavil: Path, tmp_path: Path) -> None:
+    (tmp_path / ".out.settings").mkdir()  # of the user
+    with killed(mavil, tmp_path / "out") as process:
+        hidden = set(os.listdir(tmp_path)) - {".out.settings"}
+        assert len(hidden) == 1
+        # of another name, and of the same while its process runs: nothing is taken away
+        export(mavil, module="audio", kind="safetensors", out=tmp_path / "other")
+        export(mavil, module="audio", kind="safetensors", out=tmp_path / "out")
+        assert {*hidden, ".out.settings", "other", "out"} == set(os.listdir(tmp_path))
+        process.kill()
+    assert (tmp_path / hidden.pop()).is_dir()
+    # also where the export is there already
+    assert export(mavil, module="audio", kind="safetensors", out=tmp_path / "out") is None
+    assert {".out.settings", "other", "out"} == set(os.listdir(tmp_path))
+
+
+def plugin_run(folder: Path, block: str, plugin: str) -> Path:
+    """A run whose audio tower ends in a block of the user's own."""
     text = tiny.EXPERIMENT.replace(
         "  second: {{graph: graphs/promoted.yaml, steps: 6, repeat: 2}}\n", ""
     )
-    path = tiny.write(tmp_path, text.replace("epochs: 1.5", "steps: 2"))
+    path = tiny.write(folder, text.replace("epochs: 1.5", "steps: 2"))
     student = tiny.STUDENT.replace("towers/vit_audio.yaml", "towers/scaled.yaml")
+    # complete inputs: masks leave tokens out
+    student = student.replace("keep: m.keep", "").replace("{x: batch.audio, }", "{x: batch.audio}")
+    student = student.replace("  m: {call: mask, in: {like: batch.audio}}\n", "")
+    student = student.replace(
+        '  mask: {type: random_mask, ratio: "${args.dropped}", patch: [16, 16]}\n', ""
+    )
     graphs = path.parent / "graphs"
     (graphs / "student.yaml").write_text(f"plugins: [../blocks/scale.py]\n{student}")
     (path.parent / "blocks").mkdir()
-    (path.parent / "blocks" / "scale.py").write_text(PLUGIN)
+    (path.parent / "blocks" / "scale.py").write_text(plugin)
     tower = (path.parent / "towers" / "vit_audio.yaml").read_text()
-    tower = tower.replace("modules:\n", "modules:\n  scale: {type: scale_tokens}\n")
+    tower = tower.replace("modules:\n", f"modules:\n  scale: {{type: {block}}}\n")
     tower = tower.replace(
         "pooled: {call: pool, in: {x: encoded}}",
         "scaled: {call: scale, in: {x: encoded}}\n  pooled: {call: pool, in: {x: scaled}}",
     )
     tower = tower.replace("tokens: encoded ", "tokens: scaled ")
     (path.parent / "towers" / "scaled.yaml").write_text(tower)
-    run = trained(path)
+    return trained(path)
+
+
+def test_plugins_and_arguments_come_along(tmp_path: Path) -> None:
+    """A tower with a block of the user's own, in a run whose configuration is gone afterwards."""
+    run = plugin_run(tmp_path, "scale_tokens", PLUGIN)
     out = tmp_path / "out"
     assert export(run, module="audio", kind="safetensors", out=out) == 0
     assert (out / "blocks" / "scale.py").read_text() == PLUGIN
@@ -202,6 +253,46 @@ def test_plugins_and_arguments_come_along(tmp_path: Path) -> None:
     assert torch.equal(found.encode(x), expected)
     with pytest.raises(UserError, match="holds a ScaleTokens"):
         export(tmp_path / "moved", module="audio", kind="timm", out=tmp_path / "timm")
+
+
+TABLE_PLUGIN = '''\
+"""A block of the user's own that has a table, too, and does something else with it."""
+
+import torch
+from torch import Tensor, nn
+
+from avssl.registry import register
+
+
+@register("gate_tokens")
+class GateTokens(nn.Module):
+    """Multiplies each of 4 tokens by a row of a table."""
+
+    outputs = ("tokens",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(1, 4, 1))
+
+    def init_weights(self) -> None:
+        nn.init.uniform_(self.table, 0.5, 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :-4], x[:, -4:] * self.table], dim=1)
+'''
+
+
+def test_onnx_of_a_block_with_a_table_of_its_own(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    run = plugin_run(tmp_path, "gate_tokens", TABLE_PLUGIN)
+    assert export(run, module="audio", kind="onnx", out=tmp_path / "out") <= 1e-4
+    session = runtime.InferenceSession(tmp_path / "out" / "model.onnx")
+    x = torch.randn(2, 1, 32, 32)
+    wanted = avssl.load(run, module="audio").encode({"audio": x})
+    found = session.run(None, {"audio": x.numpy()})[-1]
+    assert torch.allclose(torch.from_numpy(found), wanted, atol=1e-4)
+    assert session.get_inputs()[0].shape[1:] == [1, 32, 32]  # its length cannot change
+    assert "audio has this length" in (tmp_path / "out" / "card.md").read_text()
 
 
 def test_the_card_says_how_to_use_it(mavil: Path, tmp_path: Path) -> None:
@@ -265,3 +356,54 @@ def test_examples_of_cards_run(
     with torch.no_grad():
         exec(code, names)
     sys.modules.pop("hubconf", None)
+
+
+SOURCE = "https://github.com/someone/model"
+DATA = "AudioSet-2M / Kinetics-400, no labels"
+
+
+@pytest.mark.parametrize(
+    ("licence", "front"),
+    [
+        ("CC BY-NC 4.0", {"license": "cc-by-nc-4.0"}),
+        ("Apache-2.0 (the repository's LICENSE)", {"license": "apache-2.0"}),
+        ("all rights reserved", {"license": "other", "license_name": "all rights reserved"}),
+        (
+            "MIT for the code, none for the weights",
+            {"license": "other", "license_name": "MIT for the code, none for the weights"},
+        ),
+        (None, {"license": "other"}),
+    ],
+)
+def test_the_card_of_foreign_weights_says_whose_they_are(
+    licence: str | None, front: dict[str, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("timm")
+    description = {"layout": "mae", "source": SOURCE, "data": DATA}
+    if licence is not None:
+        description["licence"] = licence
+    path = written(
+        tmp_path / "in",
+        "image",
+        {"image": 32},
+        description=description,
+        video={"type": "frames", "frames": 1, "size": 32, "seconds": 0.04},
+    )
+    export(path, module="image", kind="safetensors", out=tmp_path / "copy")
+    for start, kind in ((path, "timm"), (tmp_path / "copy", "timm"), (path, "safetensors")):
+        out = tmp_path / f"{start.name}_{kind}"
+        export(start, module="image", kind=kind, out=out)
+        text = (out / ("README.md" if kind == "timm" else "card.md")).read_text()
+        last = text.partition("## Licence")[2]
+        assert SOURCE in last and DATA in last and "another project" in last
+        assert (licence or "not known here") in last
+        assert "belong to whoever trained them" not in last
+        if kind == "timm":
+            fields = yaml.safe_load(text.split("---")[1])
+            found = {key: fields[key] for key in ("license", "license_name") if key in fields}
+            assert found == front
+
+
+def test_the_card_of_a_run_speaks_of_no_other_project(mavil: Path, tmp_path: Path) -> None:
+    export(mavil, module="audio", kind="safetensors", out=tmp_path / "out")
+    assert "another project" not in (tmp_path / "out" / "card.md").read_text()

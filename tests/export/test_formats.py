@@ -108,6 +108,31 @@ def test_transformers_loads_it_without_missing_keys(
     assert features == {"mavil": "hidden_states[-1]", "pictures": "last_hidden_state"}[run]
 
 
+def test_timm_resizes_as_here(mavil: Path, pictures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    for run, module in ((mavil, "audio"), (pictures, "video")):
+        export(run, module=module, kind="timm", out=tmp_path / module)
+        config = json.loads((tmp_path / module / "config.json").read_text())
+        assert config["pretrained_cfg"]["interpolation"] == "bilinear"
+
+
+def test_progress_bars_are_shown_again(
+    mavil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    bars = transformers.utils.logging
+    bars.enable_progress_bar()
+
+    def broken(*_: object, **__: object) -> None:
+        assert not bars.is_progress_bar_enabled()
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(transformers.ViTModel, "from_pretrained", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        export(mavil, module="audio", kind="hf", out=tmp_path / "out")
+    assert bars.is_progress_bar_enabled()
+
+
 def test_transformers_prepares_sound_as_here(mavil: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     export(mavil, module="audio", kind="hf", out=tmp_path / "out")
@@ -122,27 +147,60 @@ def test_transformers_prepares_sound_as_here(mavil: Path, tmp_path: Path) -> Non
     assert torch.allclose(pooled, encoder(wave, sample_rate=16000), atol=1e-4)
 
 
-def test_another_eps_of_norms_is_kept(tmp_path: Path) -> None:
+def test_another_eps_of_norms_is_kept(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("timm")
     run = picture_run(tmp_path, "args.norm_eps=1e-3")
     for kind in ("timm", "hf"):
+        capsys.readouterr()
         assert export(run, module="video", kind=kind, out=tmp_path / kind) <= TOLERANCE
+        # timm alone builds another model than the one that was exported, and says nothing
+        assert ("eps 0.001" in capsys.readouterr().err) == (kind == "timm")
+    export(pictures, module="video", kind="timm", out=tmp_path / "usual")
+    assert "eps" not in capsys.readouterr().err
     assert (
         "norm_layer=partial(torch.nn.LayerNorm, eps=0.001)"
         in (tmp_path / "timm" / "README.md").read_text()
     )
 
 
+def first_patches(
+    encoder: "avssl.encoders.encoder.Encoder", inputs: dict[str, torch.Tensor]
+) -> list[torch.Tensor]:
+    """Tokens of each input and their means for inputs that end early: MAViL's tower step by step,
+    with the positions that the first patches have in a complete input."""
+    tokens = []
+    for name, x in inputs.items():
+        tower = encoder.towers[name]
+        patches = tower.stem(x)
+        placed = patches + tower.positions.table[:, : patches.shape[1]]
+        tokens.append(tower.encoder(tower.cls(placed)))
+    if encoder.fusion is not None:
+        fused = encoder.fusion.encoder(torch.cat(tokens, dim=1))
+        tokens = list(fused.split([x.shape[1] for x in tokens], dim=1))
+    parts = [x[:, 1:] for x in tokens]  # without CLS
+    return [*parts, torch.cat([x.mean(1) for x in parts], dim=1)]
+
+
+def test_onnx_is_held_against_the_encoder_itself(
+    mavil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not against the copy that is exported, whose positions are replaced."""
+    pytest.importorskip("onnxruntime")
+    from avssl.export.onnx_file import FirstPositions
+
+    monkeypatch.setattr(FirstPositions, "forward", lambda self, x, keep=None: x)
+    with pytest.raises(UserError, match="differs from the encoder"):
+        export(mavil, module="audio", kind="onnx", out=tmp_path / "out")
+
+
 @pytest.mark.parametrize("module", ["audio", "video", "audio_video"])
 def test_onnx_at_other_batch_sizes_and_lengths(mavil: Path, tmp_path: Path, module: str) -> None:
     runtime = pytest.importorskip("onnxruntime")
-    from avssl.export.onnx_file import Exported
-    from avssl.export.source import open_encoder
-
     assert export(mavil, module=module, kind="onnx", out=tmp_path / "out") <= 1e-4
     session = runtime.InferenceSession(tmp_path / "out" / "model.onnx")
     encoder = avssl.load(mavil, module=module)
-    wrapper = Exported(open_encoder(mavil, module=module))
     assert [item.name for item in session.get_outputs()][-1] == "pooled"
     for batch in (1, 2, 5):
         inputs = draw(encoder, batch)
@@ -150,13 +208,17 @@ def test_onnx_at_other_batch_sizes_and_lengths(mavil: Path, tmp_path: Path, modu
         found = session.run(None, feeds)
         with torch.no_grad():
             wanted = encoder.encode(inputs)
+            tokens = encoder.encode(inputs, pool="none")
         assert torch.allclose(torch.from_numpy(found[-1]), wanted, atol=1e-4)
+        parts = list(tokens.values()) if isinstance(tokens, dict) else [tokens]
+        for a, b in zip(found[:-1], parts, strict=True):
+            assert torch.allclose(torch.from_numpy(a), b, atol=1e-4)
         short = {
             name: x[:, :, : 48 if name == "audio" else 2].contiguous() for name, x in inputs.items()
         }
         found = session.run(None, {name: x.numpy() for name, x in short.items()})
         with torch.no_grad():
-            expected = wrapper(*short.values())
+            expected = first_patches(encoder, short)
         for a, b in zip(found, expected, strict=True):
             assert torch.allclose(torch.from_numpy(a), b, atol=1e-4)
         if module == "audio":

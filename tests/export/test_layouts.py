@@ -1,43 +1,21 @@
 """Encoders of other projects' layouts go back to the library that they came from."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
-from safetensors.torch import save_file
 
 import avssl
 from avssl.errors import UserError
 from avssl.export.command import export
-from avssl.graph.graph import Graph
-from tests.train.tiny import CONFIGS
+from tests.export.conftest import written
 
-SIZES = {"width": 32, "depth": 2, "heads": 2}
 FRAMES = {"type": "frames", "size": 32}
 PICTURE = {**FRAMES, "frames": 1, "seconds": 0.04}
 FBANK = {"type": "fbank", "bins": 32, "frames": 64}
 
 
-def written(folder: Path, graph: str, args: Mapping[str, Any], **inputs: Any) -> Path:
-    """An encoder folder of a layout with random weights, at a size for tests."""
-    path = CONFIGS / "graphs" / "encoders" / f"{graph}.yaml"
-    args = {**SIZES, **args}
-    built = Graph.from_file(path, args=args, seed=1)
-    for parameter in built.parameters():  # norms and biases too, which begin at 1 and 0
-        torch.nn.init.normal_(parameter, std=0.2)
-    folder.mkdir()
-    save_file({key: x.contiguous() for key, x in built.state_dict().items()}, folder / WEIGHTS)
-    data = {"window": 1.0, "inputs": inputs}
-    file = {"name": graph, "graph": str(path), "args": args, "data": data}
-    (folder / "encoder.yaml").write_text(yaml.safe_dump(file))
-    return folder
-
-
-WEIGHTS = "model.safetensors"
 LAYOUTS = {
     "vit": ("image", "image", {"image": 32, "norm_eps": 1e-12}, {"video": PICTURE}),
     "vit_unnormed": ("image", "image", {"image": 32, "norm": "none"}, {"video": PICTURE}),
