@@ -73,12 +73,13 @@ def _front_matter(source: Source, kind: str) -> Iterator[str]:
 
 def licence_fields(text: str) -> dict[str, str]:
     """A licence as the front matter of a model card has it: by its identifier, or "other" and its
-    name. A remark in brackets at its end does not count."""
-    name = re.sub(r"\s*\([^()]*\)$", "", text.strip())
-    known = name.lower().replace(" ", "-")
-    if known in LICENCES:
-        return {"license": known}
-    return {"license": "other", **({"license_name": name} if name else {})}
+    name in small letters, unless the text is a sentence about it. A remark in brackets at its end
+    does not count."""
+    name = re.sub(r"\s*\([^()]*\)$", "", text.strip()).lower().replace(" ", "-")
+    if name in LICENCES:
+        return {"license": name}
+    plain = re.fullmatch(r"[a-z0-9.-]+", name)
+    return {"license": "other", **({"license_name": name} if plain else {})}
 
 
 def _summary(source: Source, kind: str, worst: float) -> str:

@@ -367,11 +367,8 @@ DATA = "AudioSet-2M / Kinetics-400, no labels"
     [
         ("CC BY-NC 4.0", {"license": "cc-by-nc-4.0"}),
         ("Apache-2.0 (the repository's LICENSE)", {"license": "apache-2.0"}),
-        ("all rights reserved", {"license": "other", "license_name": "all rights reserved"}),
-        (
-            "MIT for the code, none for the weights",
-            {"license": "other", "license_name": "MIT for the code, none for the weights"},
-        ),
+        ("all rights reserved", {"license": "other", "license_name": "all-rights-reserved"}),
+        ("MIT for the code, none for the weights", {"license": "other"}),
         (None, {"license": "other"}),
     ],
 )
