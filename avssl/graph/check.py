@@ -9,7 +9,7 @@ from avssl.errors import UserError
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.source import Document, Problems
-from avssl.graph.spec import GraphSpec, Reference, split_reference
+from avssl.graph.spec import GraphSpec, Reference, look_up, split_reference
 
 if TYPE_CHECKING:
     from avssl.graph.dryrun import Trace
@@ -62,7 +62,7 @@ def check_starts(
         if module.options.init_from is None or references is None:
             continue
         stage, _, inner = split_reference(module.options.init_from)
-        found = references.get(stage)
+        found = look_up(references, stage)
         if found is not None and found.start is not None:
             try:
                 found.start(inner, graph.get_submodule(name))

@@ -20,7 +20,9 @@ from avssl.graph.spec import (
     Module,
     ModuleOptions,
     Node,
+    Origin,
     Reference,
+    look_up,
     split_reference,
 )
 from avssl.schedules import Schedule
@@ -363,10 +365,10 @@ class Graph(nn.Module):
                 module.init_weights()
 
     def _load_reference(
-        self, name: str, reference: str, references: Mapping[str, Reference] | None
+        self, name: str, reference: str | Origin, references: Mapping[str, Reference] | None
     ) -> None:
         stage, _, module = split_reference(reference)
-        found = references.get(stage) if references is not None else None
+        found = look_up(references, stage) if references is not None else None
         if found is None or found.weights is None:
             raise UserError(
                 f"module '{name}' reads its weights from '{reference}', which is not available "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avssl.errors import UserError
-from avssl.graph.schema import Mismatch, convert
+from avssl.graph.schema import Mismatch, convert, fill
 from avssl.graph.source import (
     UNKNOWN,
     Document,
@@ -28,8 +28,10 @@ from avssl.graph.spec import (
     Module,
     ModuleOptions,
     Node,
+    Origin,
     Reference,
     Source,
+    look_up,
     split_reference,
 )
 from avssl.registry import Catalogue, Signature
@@ -378,7 +380,10 @@ class _Reader:
         types = {"freeze": bool, "lr_scale": float, "layer_decay": float, "init_from": str}
         given: dict[str, Any] = {}
         for key in OPTIONS:
-            if key not in value or value[key] is None:
+            if key not in value or value[key] is None or value[key] is UNKNOWN:
+                continue
+            if key == "init_from" and isinstance(value[key], dict):
+                given[key] = self.read_origin((*path, key))
                 continue
             try:
                 given[key] = convert(value[key], types[key])
@@ -428,12 +433,21 @@ class _Reader:
     def read_frozen(self, module: Module, value: dict[str, Any], path: Keys) -> None:
         module.kind = "frozen"
         self.keys(value, path, ("frozen_from",), f"frozen module '{module.name}'")
-        module.source = str(value["frozen_from"])
-        found = self.referenced(module.source, (*path, "frozen_from"))
+        where: Keys = (*path, "frozen_from")
+        if isinstance(value["frozen_from"], dict):
+            module.source = self.read_origin(where)
+        else:
+            module.source = str(value["frozen_from"])
+        found = self.referenced(module.source, where) if module.source is not None else None
         if found is not None:
             self.copy_structure(module, found)
 
-    def referenced(self, reference: str, path: Keys) -> Module | None:
+    def read_origin(self, path: Keys) -> Origin | None:
+        """The mapping form of a reference, if there is nothing wrong with it."""
+        origin = fill(Origin, self.document, path, self.problems)
+        return None if origin is None or UNKNOWN in vars(origin).values() else origin
+
+    def referenced(self, reference: str | Origin, path: Keys) -> Module | None:
         """The module that ``stage.module`` or ``run:module`` names, if stages are known here."""
         stage, separator, name = split_reference(reference)
         if not name:
@@ -446,23 +460,26 @@ class _Reader:
         if self.references is None:
             return None
         try:
-            found = self.references.get(stage)
+            found = look_up(self.references, stage)
         except UserError as error:
             self.value_problem(path, f"{error}.")
             return None
         if found is None:
-            if separator == ":":
+            if isinstance(stage, Origin):
+                self.value_problem((*path, "file"), f"there is no checkpoint '{stage.file}'.")
+            elif separator == ":":
                 sentence = f"'{stage}' is neither a run folder nor a checkpoint that is there."
                 self.value_problem(path, sentence)
-                return None
-            self.value_problem(
-                path, f"no stage '{stage}' stands before this one.", stage, list(self.references)
-            )
+            else:
+                sentence = f"no stage '{stage}' stands before this one."
+                self.value_problem(path, sentence, stage, list(self.references))
             return None
         module = found.spec.modules.get(name)
         if module is None:
-            modules = found.spec.modules
-            self.value_problem(path, f"stage '{stage}' has no module '{name}'.", name, modules)
+            modules, inside = found.spec.modules, path
+            if isinstance(stage, Origin):
+                stage, inside = stage.file, (*path, "module")
+            self.value_problem(inside, f"stage '{stage}' has no module '{name}'.", name, modules)
         return module
 
     @staticmethod

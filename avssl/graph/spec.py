@@ -1,7 +1,7 @@
 """A graph as plain data: inputs, modules, nodes, losses, outputs, log."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,33 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """A module of another project's checkpoint, and how the file is read where its names do not
+    tell: ``{file: x.pth, module: image, layout: mvd}``.
+
+    Attributes:
+        file: the checkpoint. module: of the layout's encoder graph.
+        layout, allow, sizes: as of ``avssl.load``.
+    """
+
+    file: str
+    module: str
+    layout: str | None = None
+    allow: list[str] = field(default_factory=list, hash=False)
+    sizes: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.module}"
+
+
+@dataclass(frozen=True)
 class ModuleOptions:
     """How a module trains: not at all, at another learning rate, from which weights."""
 
     freeze: bool = False
     lr_scale: float = 1.0
     layer_decay: float | None = None
-    init_from: str | None = None
+    init_from: str | Origin | None = None
 
 
 @dataclass
@@ -45,7 +65,7 @@ class Module:
     block: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     graph: "GraphSpec | None" = None
-    source: str | None = None
+    source: str | Origin | None = None
     momentum: Schedule | None = None
     options: ModuleOptions = ModuleOptions()
     signature: Signature | None = None
@@ -173,7 +193,15 @@ class Reference:
     start: Callable[[str, Any], tuple[Mapping[str, Any], list[str]]] | None = None
 
 
-def split_reference(reference: str) -> tuple[str, str, str]:
-    """Split ``stage.module`` or ``run folder:module`` into (stage or run, separator, module)."""
+def split_reference(reference: str | Origin) -> tuple[str | Origin, str, str]:
+    """Split ``stage.module``, ``run folder:module`` or an Origin into (where, separator, module);
+    all modules of one Origin's file are in the same place."""
+    if isinstance(reference, Origin):
+        return replace(reference, module=""), ":", reference.module
     stage, separator, name = reference.rpartition(":" if ":" in reference else ".")
     return stage, separator, name
+
+
+def look_up(references: Mapping[str, Reference], where: str | Origin) -> Reference | None:
+    """What stands at the first part that `split_reference` gives, if it is there."""
+    return references.get(where)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.schema import fill
 from avssl.graph.source import Document, Keys, Place, Problems, find_file, read_yaml
-from avssl.graph.spec import GraphSpec, Reference
+from avssl.graph.spec import GraphSpec, Origin, Reference
 from avssl.train.config import Experiment, ProbeConfig, StageConfig
 from avssl.train.inputs import check_inputs
 
@@ -200,7 +200,7 @@ def _references(
     return found
 
 
-class References(dict[str, Reference]):
+class References(dict[Any, Reference]):
     """Stages that stand before one, by name and as ``previous``; the path of a run folder, or of a
     checkpoint of another project, is looked up on disk: from the working folder, else from the
     experiment's `folder` and those above it."""
@@ -209,22 +209,29 @@ class References(dict[str, Reference]):
         super().__init__(stages)
         self.folder = folder
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """The stage, the last stage of the run folder `name`, or the checkpoint `name`."""
+    def get(self, name: Any, default: Any = None) -> Any:
+        """The stage, the last stage of the run folder `name`, or the checkpoint `name`; of an
+        Origin, its checkpoint, read as it says."""
         if name not in self:
-            if (config := self._file(Path(name) / "config.yaml")) is not None:
+            checkpoint = Path(name.file if isinstance(name, Origin) else name)
+            run = None if isinstance(name, Origin) else self._file(checkpoint / "config.yaml")
+            if run is not None:
                 from avssl.train.weights import run_reference
 
-                self[name] = run_reference(config.parent)
-            elif (config := self._file(Path(name) / "config.json")) is not None:
+                self[name] = run_reference(run.parent)
+            elif (file := self._checkpoint(checkpoint)) is not None:
                 from avssl.weights.initial import foreign_reference
 
-                self[name] = foreign_reference(config.parent)
-            elif (file := self._file(Path(name))) is not None:
-                from avssl.weights.initial import foreign_reference
-
-                self[name] = foreign_reference(file)
+                how = name if isinstance(name, Origin) else Origin(str(name), "")
+                self[name] = foreign_reference(
+                    file, layout=how.layout, allow=how.allow, sizes=how.sizes
+                )
         return super().get(name, default)
+
+    def _checkpoint(self, path: Path) -> Path | None:
+        """A file, or the folder of a Hugging Face model."""
+        config = self._file(path / "config.json")
+        return config.parent if config is not None else self._file(path)
 
     def _file(self, path: Path) -> Path | None:
         path = path.expanduser()

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from avssl.errors import UserError
@@ -25,14 +27,28 @@ BLOCK = tuple(
 )
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a tensor of ours comes about, which is done when its module is asked for.
+
+    names: of the file's tensors. make: of these; None: the only one as it is. shape: of what comes
+    out.
+    """
+
+    names: tuple[str, ...]
+    make: Callable[..., Tensor] | None
+    shape: tuple[int, ...]
+
+
 class Conversion:
     """A checkpoint on its way into the modules of an encoder graph.
 
     Attributes:
         args: of the encoder graph, as far as the file shows them.
         data: input -> changes of its preparation.
-        weights: module -> key -> tensor. origin: (module, key) -> names in the file.
+        recipes: module -> key -> how its tensor is made; nothing is made before it is asked for.
         used: names of the file that were looked at. missing: names that are not in it.
+        notes: where preparation differs from what lies beside the file.
     """
 
     def __init__(
@@ -44,10 +60,10 @@ class Conversion:
         self.sizes = dict(sizes)
         self.args: dict[str, Any] = {}
         self.data: dict[str, dict[str, Any]] = {}
-        self.weights: dict[str, dict[str, Tensor]] = {}
-        self.origin: dict[tuple[str, str], str] = {}
+        self.recipes: dict[str, dict[str, Recipe]] = {}
         self.used: set[str] = set()
         self.missing: list[str] = []
+        self.notes: list[str] = []
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -61,21 +77,35 @@ class Conversion:
     ) -> None:
         """Fill `key` of `module` from tensors of the file: as it is, or as `make` of them gives."""
         self.used.update(names)
-        self.origin[module, key] = " and ".join(names)
         absent = [name for name in names if name not in self.tensors]
         self.missing += [name for name in absent if name not in self.missing]
-        if not absent:
-            found = [self.tensors[name] for name in names]
-            found = [item.float() if item.is_floating_point() else item for item in found]
-            try:
-                tensor = make(*found) if make is not None else found[0]
-            except (RuntimeError, IndexError) as error:
-                shapes = ", ".join(str(list(item.shape)) for item in found)
-                raise UserError(
-                    f"{self.path}: {self.origin[module, key]} has the shapes {shapes}, which do "
-                    f"not go together ({str(error).splitlines()[0]})"
-                ) from None
-            self.weights.setdefault(module, {})[key] = tensor
+        if absent:
+            return
+        for name in names:
+            item = self.tensors[name]
+            if not item.is_floating_point() or item.layout != torch.strided:
+                raise UserError(f"{self.path}: {name} is {_kind(item)}, not plain numbers")
+        shapes = [self.tensors[name].shape for name in names]
+        try:
+            like = [torch.empty(shape, device="meta") for shape in shapes]
+            shape = (make(*like) if make is not None else like[0]).shape
+        except (RuntimeError, IndexError) as error:
+            told = ", ".join(str(list(item)) for item in shapes)
+            raise UserError(
+                f"{self.path}: {' and '.join(names)} has the shapes {told}, which do not go "
+                f"together ({str(error).splitlines()[0]})"
+            ) from None
+        self.recipes.setdefault(module, {})[key] = Recipe(names, make, tuple(shape))
+
+    def made(self, recipe: Recipe) -> Tensor:
+        """A tensor of ours, in single precision and in memory of its own."""
+        found = [self.tensors[name].float() for name in recipe.names]
+        made = recipe.make(*found) if recipe.make is not None else found[0]
+        return made.clone(memory_format=torch.contiguous_format)  # the file may go
+
+    def keep_used(self) -> None:
+        """Let go of what no recipe reads."""
+        self.tensors = {name: self.tensors[name] for name in self.tensors if name in self.used}
 
     def layer(self, module: str, key: str, name: str) -> None:
         """Weight and bias of one layer."""
@@ -142,6 +172,11 @@ class Conversion:
         if side * side != patches:
             raise UserError(f"{self.path}: '{what}' has {patches} patches, which make no square")
         return side
+
+
+def _kind(tensor: Tensor) -> str:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return kind if tensor.layout == torch.strided else f"sparse {kind}"
 
 
 def strip(tensors: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:

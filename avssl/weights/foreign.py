@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from avssl.data.config import DataConfig
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.errors import UserError
 from avssl.graph.graph import Graph
+from avssl.graph.schema import Mismatch, convert
 from avssl.graph.source import Problems, nearest
 from avssl.graph.spec import GraphSpec
 from avssl.weights.conversion import Conversion
@@ -23,6 +24,51 @@ from avssl.weights.layouts import LAYOUTS, Layout, detect
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMED = 5  # names that a message gives
+
+
+class ForeignWeights(Mapping[str, dict[str, Tensor]]):
+    """Module -> its state dict. Each look-up makes one module's tensors anew and keeps nothing.
+
+    Raises UserError at a look-up when values are not finite.
+    """
+
+    def __init__(
+        self,
+        conversion: Conversion,
+        spec: GraphSpec,
+        shapes: Mapping[str, Mapping[str, tuple[int, ...]]],
+    ) -> None:
+        self._conversion, self._spec, self._shapes = conversion, spec, shapes
+
+    def __getitem__(self, module: str) -> dict[str, Tensor]:
+        keys, conversion = self._shapes[module], self._conversion
+        recipes = conversion.recipes.get(module, {})
+        found: dict[str, Tensor] = {}
+        if any(key not in recipes for key in keys):  # allowed to be missing
+            chosen = {module: self._spec.modules[module]}
+            alone = dataclasses.replace(
+                self._spec, modules=chosen, nodes={}, losses={}, outputs={}, log={}
+            )
+            initial = Graph.from_spec(alone).state_dict()
+            found = {key: initial[f"{module}.{key}"] for key in keys}
+        found |= {key: conversion.made(recipe) for key, recipe in recipes.items()}
+        broken = [
+            " and ".join(recipe.names)
+            for key, recipe in recipes.items()
+            if not found[key].is_meta and not bool(found[key].isfinite().all())
+        ]
+        if broken:
+            raise UserError(
+                f"{conversion.path}: values are not finite in {', '.join(broken[:NAMED])}"
+                f"{_more(broken)}: the file is damaged, or its model diverged"
+            )
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
 
 
 @dataclass(frozen=True)
@@ -35,7 +81,8 @@ class Foreign:
         args: of that graph, over those of the encoder file.
         data: the preparation of its inputs, in the sizes of this file.
         spec: the graph, read with `args`.
-        weights: module -> key of its state dict -> tensor; nothing lacks, nothing is too many.
+        weights: module -> key of its state dict -> tensor; nothing lacks, nothing is too many. A
+            module's tensors are made each time they are asked for.
         report: what was loaded, left out and allowed, line by line.
         description: of the encoder file: whose weights these are.
     """
@@ -45,7 +92,7 @@ class Foreign:
     args: dict[str, Any]
     data: DataConfig
     spec: GraphSpec
-    weights: dict[str, dict[str, Tensor]]
+    weights: ForeignWeights
     report: list[str]
     description: dict[str, Any]
 
@@ -91,9 +138,10 @@ def fit_checkpoint(
         close = nearest(name, LAYOUTS)
         hint = f"did you mean '{close}'?" if close else f"there are {', '.join(LAYOUTS)}"
         raise UserError(f"there is no layout '{name}': {hint}")
-    conversion = Conversion(checkpoint, LAYOUTS[name].prefixes, sizes or {})
-    LAYOUTS[name].convert(conversion)
     encoder = CONFIGS / "encoders" / f"{name}.yaml"
+    known = _checked_sizes(encoder, sizes) if sizes else {}
+    conversion = Conversion(checkpoint, LAYOUTS[name].prefixes, known)
+    LAYOUTS[name].convert(conversion)
     return _fit(conversion, name, encoder, allow)
 
 
@@ -106,26 +154,15 @@ def _fit(conversion: Conversion, name: str, encoder: Path, allow: Sequence[str])
     file, spec = read_encoder_file(encoder, args=args)
     wanted = _shapes(spec)
     wrong = [
-        f"{conversion.origin[module, key]} gives {list(tensor.shape)}, but {module} takes "
+        f"{' and '.join(recipe.names)} gives {list(recipe.shape)}, but {module} takes "
         f"{list(wanted[module][key])}"
-        for module, tensors in conversion.weights.items()
-        for key, tensor in tensors.items()
-        if tuple(tensor.shape) != wanted[module][key]
+        for module, recipes in conversion.recipes.items()
+        for key, recipe in recipes.items()
+        if recipe.shape != wanted[module][key]
     ]
     if wrong:
         raise UserError(
             f"{path} does not fit the layout {name}: {'; '.join(wrong[:NAMED])}{_more(wrong)}"
-        )
-    broken = [
-        conversion.origin[module, key]
-        for module, tensors in conversion.weights.items()
-        for key, tensor in tensors.items()
-        if not tensor.is_meta and not bool(tensor.isfinite().all())
-    ]
-    if broken:
-        raise UserError(
-            f"{path}: values are not finite in {', '.join(broken[:NAMED])}{_more(broken)}: the "
-            "file is damaged, or its model diverged"
         )
     missing = [item for item in conversion.missing if not _allowed(item, allow)]
     rest = [item for item in conversion.tensors if item not in conversion.used]
@@ -146,9 +183,8 @@ def _fit(conversion: Conversion, name: str, encoder: Path, allow: Sequence[str])
             "allow them by pattern, or say another layout"
         )
     report = [f"{path.name}: layout {name}"]
-    weights = conversion.weights
     for module, shapes in wanted.items():
-        count = sum(key in weights.get(module, {}) for key in shapes)
+        count = len(conversion.recipes.get(module, {}))
         report.append(f"loaded {count}/{len(shapes)} tensors into {module}")
     counted = [f"{pattern} {len(items)}" for pattern, items in left.items() if items]
     if counted:
@@ -157,10 +193,34 @@ def _fit(conversion: Conversion, name: str, encoder: Path, allow: Sequence[str])
         report.append(f"missing, but allowed (initial values): {', '.join(conversion.missing)}")
     if unknown:
         report.append(f"unexpected, but allowed: {', '.join(unknown)}")
+    report += conversion.notes
     data = _prepared(path, file.data, conversion.data)
-    return Foreign(
-        name, encoder, args, data, spec, _complete(spec, wanted, weights), report, file.description
-    )
+    conversion.keep_used()
+    weights = ForeignWeights(conversion, spec, wanted)
+    return Foreign(name, encoder, args, data, spec, weights, report, file.description)
+
+
+def _checked_sizes(encoder: Path, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes as the encoder graph has them; UserError where it has no such argument."""
+    from avssl.encoders.model import read_encoder_file
+
+    _, spec = read_encoder_file(encoder)
+    found = {}
+    for name, value in sizes.items():
+        if name not in spec.arguments:
+            close = nearest(name, spec.arguments)
+            hint = f"did you mean '{close}'?" if close else f"it has {', '.join(spec.arguments)}"
+            raise UserError(f"the layout {encoder.stem} has no size '{name}': {hint}")
+        default = spec.arguments[name]
+        try:
+            found[name] = convert(value, list[int] if isinstance(default, list) else type(default))
+        except Mismatch as expected:
+            raise UserError(f"the size '{name}' must be {expected}, found {value!r}") from None
+        numbers = found[name] if isinstance(default, list) else [found[name]]
+        least = 0 if name == "prefix" else 1e-12
+        if any(isinstance(number, (int, float)) and number < least for number in numbers):
+            raise UserError(f"the size '{name}' must be above 0, found {value!r}")
+    return found
 
 
 def _shapes(spec: GraphSpec) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -175,29 +235,24 @@ def _shapes(spec: GraphSpec) -> dict[str, dict[str, tuple[int, ...]]]:
     }
 
 
-def _complete(
-    spec: GraphSpec,
-    wanted: Mapping[str, Mapping[str, Any]],
-    weights: Mapping[str, Mapping[str, Tensor]],
-) -> dict[str, dict[str, Tensor]]:
-    """The weights, with initial values where a file has none."""
-    found = {name: dict(weights.get(name, {})) for name in wanted}
-    if any(len(found[name]) < len(shapes) for name, shapes in wanted.items()):
-        initial = Graph.from_spec(spec).state_dict()
-        for name, shapes in wanted.items():
-            found[name] = {key: found[name].get(key, initial[f"{name}.{key}"]) for key in shapes}
-    return found
-
-
 def _prepared(path: Path, data: DataConfig, changes: Mapping[str, Mapping[str, Any]]) -> DataConfig:
     try:
         inputs = {
             name: dataclasses.replace(recipe, **changes.get(name, {}))
             for name, recipe in data.inputs.items()
         }
+        window = data.window
+        for name, recipe in data.inputs.items():
+            made = inputs[name]
+            if isinstance(recipe, FbankConfig) and isinstance(made, FbankConfig):
+                window *= made.frames / recipe.frames  # a window is as long as what is heard of it
+        for name, made in inputs.items():
+            if isinstance(made, FramesConfig) and made.seconds is not None:
+                seconds = min(made.seconds, window)
+                inputs[name] = dataclasses.replace(made, seconds=seconds)
+        return dataclasses.replace(data, inputs=inputs, window=window)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: what prepares its inputs cannot be used ({error})") from None
-    return dataclasses.replace(data, inputs=inputs)
 
 
 def _first(name: str, layout: Layout) -> str | None:

@@ -6,8 +6,6 @@ Letters: D width, N patches.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from avssl.errors import UserError
 from avssl.weights.clips import clip_size, no_key_bias
 from avssl.weights.conversion import Conversion
 from avssl.weights.pictures import one_frame, place_front
+from avssl.weights.preprocessor import fbank, frames_of
 from avssl.weights.sounds import BINS
 
 PROJECTION = "embeddings.patch_embeddings.projection"
@@ -30,7 +29,7 @@ def picture(conversion: Conversion) -> None:
     rows = c.shape(POSITIONS, 3)[1]
     image = c.given("image", c.side(rows - 1, POSITIONS) * patch)
     c.args |= {"image": image, "patch": patch, "prefix": 1}
-    c.data["video"] = {"size": image, **_statistics(c, "image_mean", "image_std")}
+    c.data["video"] = frames_of(c, image)
     c.put("image", "stem.proj.weight", f"{PROJECTION}.weight", make=one_frame)
     c.put("image", "stem.proj.bias", f"{PROJECTION}.bias")
     place_front(c, "image", POSITIONS, ["embeddings.cls_token"], 1)
@@ -47,7 +46,7 @@ def ast(conversion: Conversion) -> None:
     bins = c.given("mel_bins", c.number("num_mel_bins", BINS))
     frames = c.given("mel_frames", c.number("max_length", FRAMES))
     c.args |= {"patch": patch, "stride": stride, "mel_bins": bins, "mel_frames": frames}
-    c.data["audio"] = {"bins": bins, "frames": frames, **_statistics(c, "mean", "std")}
+    c.data["audio"] = fbank(c, bins, frames)
     front = ["embeddings.cls_token", "embeddings.distillation_token"]
     c.layer("audio", "stem.proj", PROJECTION)
     c.put("audio", "cls.cls_token", *front, make=lambda *tokens: torch.cat(tokens, dim=1))
@@ -65,8 +64,7 @@ def videomae(conversion: Conversion) -> None:
     normed = "layernorm.weight" in c or not c.config.get("use_mean_pooling", True)
     c.args |= {"frames": frames, "image": image, "tubelet": tubelet, "patch": patch}
     c.args["norm"] = "layer" if normed else "none"
-    statistics = _statistics(c, "image_mean", "image_std")
-    c.data["video"] = {"frames": frames, "size": image, **statistics}
+    c.data["video"] = {"frames": frames, **frames_of(c, image)}
     patches = frames // tubelet * (image // patch) ** 2
 
     def table() -> Tensor:
@@ -119,9 +117,3 @@ def _blocks(c: Conversion, module: str, width: int, *, key_bias: bool = True) ->
 
 def _joined(*parts: Tensor) -> Tensor:
     return torch.cat(parts, dim=0)
-
-
-def _statistics(c: Conversion, mean: str, std: str) -> dict[str, Any]:
-    """Mean and deviation, where preprocessor_config.json lies beside the file."""
-    known = c.preprocessor
-    return {ours: known[name] for ours, name in (("mean", mean), ("std", std)) if name in known}

@@ -16,8 +16,9 @@ Letters: D width, C channels, N patches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,9 +30,16 @@ from avssl.weights.foreign import NAMED, Foreign, read_foreign
 STEM, TABLE, CLS = "stem.proj.weight", "positions.table", "cls.cls_token"
 
 
-def foreign_reference(path: Path) -> Reference:
-    """A checkpoint that ``init_from: "weights/mae.pth:image"`` and ``frozen_from`` may name."""
-    foreign = read_foreign(path)
+def foreign_reference(
+    path: Path,
+    *,
+    layout: str | None = None,
+    allow: Sequence[str] = (),
+    sizes: Mapping[str, Any] | None = None,
+) -> Reference:
+    """A checkpoint that ``init_from`` and ``frozen_from`` may name: "weights/mae.pth:image", or a
+    mapping with the rest of the arguments, which are those of `read_foreign`."""
+    foreign = read_foreign(path, layout=layout, allow=allow, sizes=sizes)
 
     def weights() -> dict[str, Tensor]:
         return {

@@ -90,4 +90,10 @@ def _statistics(c: Conversion) -> dict[str, Any]:
     known = c.config.get("pretrained_cfg")
     if not isinstance(known, Mapping):
         return {}
+    part, way = known.get("crop_pct", 1.0), known.get("interpolation", "bilinear")
+    if part != 1.0 or way != "bilinear":
+        c.notes.append(
+            f"preparation differs: config.json crops {part} of a picture resized by {way}; here "
+            "the shorter side is resized bilinearly to the model's, and the centre is cropped"
+        )
     return {name: known[name] for name in ("mean", "std") if name in known}

@@ -9,15 +9,22 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
-from avssl.blocks.positions import sincos_table_2d
+from avssl.encoders.load import load_encoders
 from avssl.errors import ConfigError, UserError
 from avssl.graph.graph import Graph
 from avssl.train.experiment import References, load_experiment
+from avssl.train.run import train
 from avssl.weights.foreign import CONFIGS, read_foreign
 from avssl.weights.initial import foreign_reference, start
 from tests.train import tiny
-from tests.weights.plain import build, random_state, randomise, save
-from tests.weights.test_recipes import audiomae, mavil
+from tests.weights.plain import (
+    build,
+    picture_positions,
+    random_state,
+    randomise,
+    save,
+)
+from tests.weights.shapes import audiomae, mavil
 
 SIZES = {"width": 192, "depth": 2, "heads": 3}
 STAGE = {
@@ -34,7 +41,7 @@ def mae(tmp_path_factory: pytest.TempPathFactory) -> Path:
         VisionTransformer(img_size=32, patch_size=16, embed_dim=192, depth=2, num_heads=3)
     )
     model.pos_embed.data[:, :1] = 0
-    model.pos_embed.data[:, 1:] = sincos_table_2d([2, 2], 192)
+    model.pos_embed.data[:, 1:] = picture_positions(2, 192)[0]
     return save(tmp_path_factory.mktemp("weights"), {"model": model.state_dict()}, "mae.pth")
 
 
@@ -142,15 +149,12 @@ def write(folder: Path, mae: Path, **changes: str) -> Path:
 
 
 def test_a_run_starts_from_it_and_stands_alone(
-    mae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from avssl.encoders.load import load_encoders
-
-    path, log = write(tmp_path / "a", mae), tmp_path / "log"
-    process = tiny.start(path, output=log)
-    process.join(tiny.PATIENCE)
-    said = log.read_text()
-    assert process.exitcode == 0, said
+    path = write(tmp_path / "a", mae)
+    monkeypatch.setattr("avssl.train.clips.open_clips", tiny.TinyClips)
+    train(path, ["train.device=cpu"])
+    said = "".join(capsys.readouterr())
     assert "first: video: stem: kernels repeated over 2 frames and divided by 2" in said
     run = (tmp_path / "a" / "run").rename(tmp_path / "moved")
     shutil.rmtree(tmp_path / "a")

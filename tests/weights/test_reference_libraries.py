@@ -28,10 +28,9 @@ from transformers import (
     ViTModel,
 )
 
-from avssl.blocks.positions import sincos_table_2d
 from avssl.errors import UserError
 from avssl.weights.foreign import Foreign, read_foreign
-from tests.weights.plain import build, layers, randomise, save, worst
+from tests.weights.plain import build, layers, picture_positions, randomise, save, worst
 
 CLOSE = 1e-4
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
@@ -115,7 +114,7 @@ def test_mae(tmp_path: Path) -> None:
 def test_mae_without_its_decoder_is_known_by_its_positions(tmp_path: Path) -> None:
     model = randomise(VisionTransformer(**SMALL, num_classes=0))
     model.pos_embed.data[:, :1] = 0
-    model.pos_embed.data[:, 1:] = sincos_table_2d([4, 4], 48)
+    model.pos_embed.data[:, 1:] = picture_positions(4, 48)[0]
     path = save(tmp_path, {"model": model.state_dict()})
     assert read_foreign(path, sizes={"heads": 3}).layout == "mae"
     check_timm(model, path)
@@ -156,8 +155,8 @@ def check_folder(
     # file names of this version: without config.json, heads and epsilon are given
     sizes = {"heads": 3, "norm_eps": foreign.args["norm_eps"], **foreign.args}
     again = read_foreign(save(tmp_path, model.state_dict()), layout=foreign.layout, sizes=sizes)
-    for key, tensor in foreign.weights[module].items():
-        assert torch.equal(tensor, again.weights[module][key]), key
+    first, second = foreign.weights[module], again.weights[module]
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
     return foreign
 
 
