@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import soundfile
 
@@ -33,6 +34,7 @@ QUIET = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]  # fmt: skip
 PATIENCE = 30_000  # ms
+STRETCHES = {"part.mp4": 1.0, "begin.mp4": 0.0}  # s at which their second begins
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,8 @@ def index(model: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) ->
     write_media(base / "odd" / "old.avi", video="mpeg4", audio="pcm_s16le")
     write_media(base / "odd" / "older.mpg", video="mpeg1video", audio="mp2")
     write_media(base / "odd" / "part.mp4", audio="aac")
-    rows = "path,start,end\nold.avi,1,3\nolder.mpg,,\npart.mp4,1,2\n"
+    write_media(base / "odd" / "begin.mp4", audio="aac")
+    rows = "path,start,end\nold.avi,1,3\nolder.mpg,,\npart.mp4,1,2\nbegin.mp4,0,1\n"
     (base / "odd" / "manifest.csv").write_text(rows)
     for source, split in ((f"corpus:{CORPUS}", "test"), (str(base / "odd"), None)):
         index_clips(source, run=model, folder=base / "index", split=split, memory=10**9, workers=0)
@@ -142,7 +145,7 @@ def test_matches_and_examples_play(visit: Any, search: Search) -> None:
     ids = found(page)
     assert len(ids) == len(search) and page.locator(".self:visible").count() == 1
     page.wait_for_function("[...document.images].every(image => !image.src || image.naturalWidth)")
-    ids = [id for id in ids if search.file(id).name != "part.mp4"]
+    ids = [id for id in ids if search.file(id).name not in STRETCHES]
     seconds = {".mp4": 3.0, ".avi": 2.0, ".mpg": 4.0}
     for row in {search.file(id).suffix: row for row, id in enumerate(ids)}.values():
         item = page.locator(f"#matches li[data-clip='{ids[row]}']")
@@ -161,15 +164,28 @@ def test_only_the_stretch_in_the_index_plays(visit: Any, search: Search) -> None
     page = visit()
     page.click("#examples button")
     found(page)
-    clip = next(id for id in range(len(search)) if search.file(id).name == "part.mp4")
-    item = page.locator(f"#matches li[data-clip='{clip}']")
-    item.locator(".stage").click()
-    times = []
-    for _ in range(12):
-        page.wait_for_timeout(250)
-        times.append(item.locator("video").evaluate("video => video.currentTime"))
-    assert all(0.9 < time < 2.4 for time in times[4:]), times
-    assert any(later < time for time, later in itertools.pairwise(times))  # again
+    for name, start in STRETCHES.items():
+        clip = next(id for id in range(len(search)) if search.file(id).name == name)
+        item = page.locator(f"#matches li[data-clip='{clip}']")
+        item.locator(".stage").click()
+        times = []
+        for _ in range(12):
+            page.wait_for_timeout(250)
+            times.append(item.locator("video").evaluate("video => video.currentTime"))
+        assert all(start - 0.1 < time < start + 1.4 for time in times[4:]), times
+        assert any(later < time for time, later in itertools.pairwise(times))  # again
+
+
+def test_a_still_is_searched_with(visit: Any, search: Search, clips: Path, tmp_path: Path) -> None:
+    page, still = visit(), tmp_path / "still.jpg"
+    with av.open(str(clips / "00005.mp4")) as film:
+        next(film.decode(video=0)).to_image().save(still)
+    upload(page, still)
+    assert "'still.jpg' has no sound to search with: switch the direction" in problem(page)
+    page.check("input[value=video]", force=True)
+    assert found(page) == expected(search, still, "video") and page.is_hidden("#problem")
+    assert page.is_hidden("#query-media") and page.is_hidden("#query-silent")
+    assert page.locator("#query-strip img").count() == 1
 
 
 def test_a_recording_is_searched_with(visit: Any) -> None:

@@ -86,6 +86,7 @@ def test_other_sites_are_refused(address: str) -> None:
     assert get(address, "/", Host="localhost:1234")[0] == 200
     assert get(address, "/api/about", Host="evil.example")[0] == 403  # a name bound to 127.0.0.1
     assert get(address, "/api/about", Origin="http://evil.example")[0] == 403
+    assert get(address, "/api/media/2", **{"Sec-Fetch-Site": "cross-site"})[0] == 403
     policy = get(address, "/")[2]["Content-Security-Policy"]
     assert policy.startswith("default-src 'self'") and "http" not in policy
 
@@ -132,8 +133,9 @@ def test_previews_are_the_stretch_in_what_browsers_play(tmp_path: Path) -> None:
         stretch = Stretch(path, path, clip, 1.0, 3.0)
         assert not plays(stretch)
         previews = Previews()
-        made = previews.get(0, stretch)
-        assert previews.get(0, stretch) == made and plays(Stretch(made, made, clip, 0.0, 2.0))
+        with previews.open(0, stretch) as file, previews.open(0, stretch) as again:
+            made = Path(file.name)
+            assert again.name == file.name and plays(Stretch(made, made, clip, 0.0, 2.0))
         with av.open(str(made)) as copy:
             sound = np.concatenate([f.to_ndarray()[0] for f in copy.decode(audio=0)])
         # the click at 2 s is 1 s into the stretch, behind what the AAC encoder puts in front

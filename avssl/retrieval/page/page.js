@@ -48,7 +48,7 @@ function show(answer) {
   document.body.classList.toggle("to-audio", sound);
   part("hint").hidden = true;
   part("title").textContent = sound ? "Sounds that fit the picture" : "Pictures that fit the sound";
-  part("status").textContent = `${answer.count} compared in ${answer.seconds.toFixed(2)} s`;
+  part("status").textContent = `${answer.count} searched in ${answer.seconds.toFixed(2)} s`;
   showQuery(answer.query);
   showScale(answer);
   const span = answer.highest - answer.lowest || 1;
@@ -63,9 +63,10 @@ function showQuery(query) {
   if (state.shown !== state.query) { // the direction alone does not load it again
     if (media.src.startsWith("blob:")) URL.revokeObjectURL(media.src);
     part("query-silent").hidden = true;
-    media.hidden = false;
+    media.hidden = !query.seconds; // a still
     stretch(media, query.media_start, query.seconds);
-    media.src = state.query.file ? URL.createObjectURL(state.query.file) : query.url;
+    if (!query.seconds) media.removeAttribute("src"), media.load();
+    else media.src = state.query.file ? URL.createObjectURL(state.query.file) : query.url;
     state.shown = state.query;
   }
   media.classList.toggle("sound", !query.strip.length);
@@ -94,7 +95,7 @@ function showScale(answer) {
   part("lowest").textContent = answer.lowest.toFixed(2);
   part("highest").textContent = answer.highest.toFixed(2);
   part("scale-text").textContent =
-    `cosine similarity to all ${answer.count}: brighter where more of them are, ticks are the matches below`;
+    `cosine similarity to ${answer.compared}: brighter where more of them are, ticks are the matches below`;
   part("scale").hidden = false;
 }
 
@@ -135,6 +136,7 @@ async function load(video, match, failure) {
     failure.hidden = false;
   };
   video.addEventListener("error", () => fail("This browser cannot play the file."));
+  if (!match.url) return fail("Its file is not there any more.");
   if (match.bytes > 8e6) return (video.src = match.url);
   try {
     const reply = await fetch(match.url, { signal: state.waiting.signal });
@@ -290,7 +292,7 @@ async function begin() {
   }
   choose(about.directions[0]);
   part("limits").textContent =
-    `video or sound, up to ${megabytes(about.limits.bytes)} and ${Math.round(about.limits.seconds / 60)} minutes; ` +
+    `video, sound or picture, up to ${megabytes(about.limits.bytes)} and ${Math.round(about.limits.seconds / 60)} minutes; ` +
     "nothing is kept, nothing leaves this server";
   examples(about.examples);
 }

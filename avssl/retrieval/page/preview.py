@@ -8,15 +8,16 @@ import tempfile
 import threading
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from avssl.data.container import MediaError, audio_stream, opened, video_stream
+from avssl.data.container import audio_stream, opened, video_stream
 from avssl.data.manifest import Clip
 from avssl.data.media import read_clip_sound, scaled_size
 from avssl.data.pictures import converted, shown_pictures
-from avssl.data.pool import Failure, guarded_map
+from avssl.retrieval.page.helper import BUSY, Helper
+from avssl.retrieval.page.refusal import Refusal
 from avssl.retrieval.page.stretch import Stretch
 
 if TYPE_CHECKING:
@@ -66,38 +67,39 @@ class Previews:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="avssl-preview-")
+        self._write = Helper(seconds=_LIMIT)
         self._lock = threading.Lock()  # one copy is made at a time
         self._made: dict[int, Path] = {}
 
-    def get(self, number: int, stretch: Stretch) -> Path:
-        """The copy of clip `number`.
+    def open(self, number: int, stretch: Stretch) -> BinaryIO:
+        """The copy of clip `number`, open: it can be read even if it goes in between.
 
         Raises:
             MediaError: none can be made.
+            Refusal: other copies are being made.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=_LIMIT):
+            raise Refusal(503, BUSY)
+        try:
             if number not in self._made:
                 target = Path(self._folder.name) / f"{number}.mp4"
-                for _, result in guarded_map(
-                    write_preview, [(stretch, target)], workers=1, limit=_LIMIT
-                ):
-                    if isinstance(result, Failure):
-                        raise MediaError(result.reason)
+                self._write(write_preview, stretch, target)
                 self._made[number] = target
                 while len(self._made) > _KEPT:
                     self._made.pop(next(iter(self._made))).unlink()
-            return self._made[number]
+            return open(self._made[number], "rb")
+        finally:
+            self._lock.release()
 
 
-def write_preview(job: tuple[Stretch, Path]) -> None:
-    """Write (stretch, target.mp4) as H.264 and AAC; whole or not at all.
+def write_preview(stretch: Stretch, target: Path) -> None:
+    """Write a stretch to an .mp4 as H.264 and AAC; whole or not at all.
 
     Raises:
         MediaError: the file cannot be read.
     """
     import av
 
-    stretch, target = job
     end = stretch.end
     partial = target.with_name(target.name + ".part")
     with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as out:

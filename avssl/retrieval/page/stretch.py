@@ -7,7 +7,7 @@ from avssl.data.manifest import Clip
 from avssl.data.media import read_clip_sound, read_pictures
 from avssl.retrieval.page.pictures import SAMPLE_RATE, jpeg, moments, spectrogram
 
-_SIDE = 160  # pixels, short side of small pictures
+SIDE = 160  # pixels, short side of small pictures
 
 
 @dataclass(frozen=True)
@@ -47,5 +47,5 @@ class Stretch:
             MediaError: it has none, or they cannot be read.
         """
         times = moments(self.start, self.end, count)
-        pictures = read_pictures(self.file, self.clip, times, short_side=_SIDE)  # [K, H, W, 3]
+        pictures = read_pictures(self.file, self.clip, times, short_side=SIDE)  # [K, H, W, 3]
         return [jpeg(picture) for picture in pictures]
