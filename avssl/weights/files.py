@@ -106,6 +106,8 @@ def _read_torch(path: Path) -> Any:
         refused = _REFUSED.search(text)
         if refused:
             name = refused[1] or refused[2]
+            if name.isdigit():
+                name = f"more than a plain file may (pickle's instruction {name})"
             raise UserError(
                 f"{path} asks for {name}, which tensors do not need; it was not run. If you trust "
                 "the file, save its tensors alone as .safetensors with the project it comes from"

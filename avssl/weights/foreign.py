@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -202,16 +203,13 @@ def _fit(conversion: Conversion, name: str, encoder: Path, allow: Sequence[str])
 
 def _checked_sizes(encoder: Path, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes as the encoder graph has them; UserError where it has no such argument."""
-    from avssl.encoders.model import read_encoder_file
-
-    _, spec = read_encoder_file(encoder)
-    found = {}
+    known, found = _arguments(encoder), {}
     for name, value in sizes.items():
-        if name not in spec.arguments:
-            close = nearest(name, spec.arguments)
-            hint = f"did you mean '{close}'?" if close else f"it has {', '.join(spec.arguments)}"
+        if name not in known:
+            close = nearest(name, known)
+            hint = f"did you mean '{close}'?" if close else f"it has {', '.join(known)}"
             raise UserError(f"the layout {encoder.stem} has no size '{name}': {hint}")
-        default = spec.arguments[name]
+        default = known[name]
         try:
             found[name] = convert(value, list[int] if isinstance(default, list) else type(default))
         except Mismatch as expected:
@@ -221,6 +219,14 @@ def _checked_sizes(encoder: Path, sizes: Mapping[str, Any]) -> dict[str, Any]:
         if any(isinstance(number, (int, float)) and number < least for number in numbers):
             raise UserError(f"the size '{name}' must be above 0, found {value!r}")
     return found
+
+
+@functools.cache
+def _arguments(encoder: Path) -> dict[str, Any]:
+    """Arguments of an encoder file's graph, and their defaults."""
+    from avssl.encoders.model import read_encoder_file
+
+    return read_encoder_file(encoder)[1].arguments
 
 
 def _shapes(spec: GraphSpec) -> dict[str, dict[str, tuple[int, ...]]]:
