@@ -18,6 +18,7 @@ from avssl.data.labels import SEPARATOR, LabelFiles, Listing, labels_of, place_s
 from avssl.data.manifest import SPLITS, Clip, Manifest
 from avssl.data.source import open_source, scanned
 from avssl.errors import UserError
+from avssl.eval.sides import on_both, rows_of_folds
 from avssl.files import cache_folder
 
 
@@ -139,34 +140,9 @@ def _one_label_each(manifest: Manifest, *, needed: bool) -> None:
 
 
 def _folds(manifest: Manifest, column: str) -> list[Part]:
-    named = sorted({name for clip in manifest.clips for name in clip.extra})
-    if column not in named:
-        own = f"; its own columns are {', '.join(named)}" if named else ""
-        raise UserError(
-            f"the manifest in {manifest.root} has no column {column!r} with the fold of each "
-            f"clip{own}: add it, or leave --folds out and use splits"
-        )
-    fold = [clip.extra.get(column, "").strip() for clip in manifest.clips]
-    empty = [clip.path for clip, name in zip(manifest.clips, fold, strict=True) if not name]
-    if empty:
-        raise UserError(
-            f"{len(empty)} of {len(fold)} clips in {manifest.root} have no fold in the column "
-            f"{column!r}, the first is {empty[0]}: fill it in all rows"
-        )
-    names = sorted(set(fold), key=lambda name: (int(name) if name.isdecimal() else 0, name))
-    if len(names) < 2:
-        raise UserError(
-            f"the column {column!r} in {manifest.root} names one fold, {names[0]!r}: with one held "
-            "out there is nothing to fit to"
-        )
-    return [
-        Part(
-            f"fold {name}",
-            [i for i, other in enumerate(fold) if other != name],
-            [i for i, other in enumerate(fold) if other == name],
-        )
-        for name in names
-    ]
+    found = rows_of_folds(manifest, column, otherwise="leave --folds out and use splits")
+    every = set(range(len(manifest.clips)))
+    return [Part(f"fold {name}", sorted(every - set(rows)), rows) for name, rows in found.items()]
 
 
 def _unused_folds(manifest: Manifest, part: Part) -> list[str]:
@@ -200,31 +176,12 @@ def _check(manifest: Manifest, parts: Sequence[Part], classes: Sequence[str]) ->
                     f"{part.name}: no labelled clip in {manifest.root} is left to be {side}; see "
                     "the column 'label'"
                 )
-        both = _shared(manifest, part)
+        both = on_both(manifest, part.fit, part.score)
         if both:
             raise UserError(
                 f"{len(both)} clips are fitted to and scored in {part.name} (the same stretch of "
                 f"the same file in two rows), the first is {both[0]}: take them out of one side"
             )
-
-
-def _shared(manifest: Manifest, part: Part) -> list[str]:
-    """Files of which a stretch is on both sides."""
-    fitted: dict[str, list[tuple[float, float]]] = {}
-    for row in part.fit:
-        fitted.setdefault(manifest.clips[row].path, []).append(_stretch(manifest.clips[row]))
-    found = []
-    for row in part.score:
-        clip = manifest.clips[row]
-        start, end = _stretch(clip)
-        if any(start < b and a < end for a, b in fitted.get(clip.path, [])):
-            found.append(clip.path)
-    return found
-
-
-def _stretch(clip: Clip) -> tuple[float, float]:
-    end = float("inf") if clip.end is None else clip.end
-    return clip.start or 0.0, end
 
 
 def _split(manifest: Manifest, name: str) -> list[int]:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from avssl.blocks.stems import SwapAxes
 from avssl.data.config import FbankConfig, FramesConfig
 from avssl.encoders.encoder import Encoder
+from avssl.encoders.layers import prefix_tokens
 from avssl.encoders.roles import Fusion, Roles
 from avssl.errors import UserError
 from avssl.finetune.config import Finetune, PatchMasks
@@ -173,8 +174,7 @@ def _tower(
             f"data.inputs.{read} makes [B, {', '.join(map(str, shape))}], but {name!r} takes "
             f"[B, {', '.join(map(str, wanted))}]: change one of them, the tower with args.{name}"
         )
-    tokens = [getattr(child, "cls_token", None) for child in module.modules()]
-    prefix = sum(token.shape[1] for token in tokens if isinstance(token, Tensor))
+    prefix = prefix_tokens(module)
     turned = any(isinstance(child, SwapAxes) for child in module.modules())
     size, grid = shape[:0:-1] if turned else shape[1:], None
     for stem in module.modules():

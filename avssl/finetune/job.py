@@ -14,23 +14,25 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import avssl
 from avssl.data.config import DataConfig
+from avssl.data.dataset import extent, unusable
 from avssl.data.manifest import Manifest
 from avssl.data.source import open_source
 from avssl.encoders.load import Encoders
 from avssl.errors import UserError
 from avssl.files import write_whole
+from avssl.finetune.batches import Clips, Memory
 from avssl.finetune.build import build_classifier
-from avssl.finetune.clips import Clips, Memory, Targets, folds_of, with_fold
+from avssl.finetune.claim import claim, fingerprint
+from avssl.finetune.clips import TRAIN, Targets, folds_of, rows_in, with_fold
 from avssl.finetune.config import Finetune
 from avssl.finetune.loop import scores, train
 from avssl.finetune.read import read_data, read_file
@@ -41,11 +43,7 @@ from avssl.train.progress import clock, now
 from avssl.train.run_folder import RunFolder
 from avssl.train.signals import StopRequest
 
-# what may differ between the call that started and the one that goes on
-HARMLESS = {
-    "run", "seeds", "fold", "data.cache", "data.workers", "data.prefetch", "data.time_limit",
-    "data.max_bad_share", "train.save_every", "train.log_every", "train.device",
-}  # fmt: skip
+SPARE = 0.1  # s that a clip in memory may be longer than the window: no place to choose from
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ class Job:
     data: DataConfig
     av: Encoders
     manifest: Manifest
+    folds: Mapping[str | None, Manifest]  # as `with_fold` gives them
     targets: Targets
     device: torch.device
 
@@ -96,12 +95,12 @@ def finetune(
     encoder = av[config.encoder]
     data = read_data(document, av.data(source, [config.encoder]))
     share_cores(World(0, 1, device, "single"), 0 if config.in_memory else data.workers)
-    if config.in_memory:
-        _check_memory(data)
     manifest = open_source(data)
-    folds = folds_of(manifest, config)
+    folds = {fold: with_fold(manifest, config, fold) for fold in folds_of(manifest, config)}
+    if config.in_memory:
+        _check_memory(data, folds.values())
     targets = Targets(manifest, several=config.labels == "multi")
-    job = Job(config, data, av, manifest, targets, device)
+    job = Job(config, data, av, manifest, folds, targets, device)
     about = {
         "name": config.name,
         "model": av.name,
@@ -110,11 +109,11 @@ def finetune(
         "from_scratch": config.from_scratch,
         "source": _portable(source, config.run),
         "classes": len(targets.classes),
-        "clips": _fingerprint(manifest),
+        "clips": fingerprint(manifest),
     }
     folder = Path(config.run).expanduser()
     with RunFolder(folder).held():
-        _claim(folder, config, data, about)
+        claim(folder, config, data, about)
         parts = [Part(seed, fold) for seed in config.seeds for fold in folds]
         found = list(_do(job, parts, folder))
         whole = {"about": about, "summary": summary(found), "parts": found}
@@ -134,7 +133,7 @@ def _do(job: Job, parts: Sequence[Part], folder: Path) -> Iterator[dict[str, Any
             continue
         if job.config.in_memory and memory is None:
             memory = Memory(job.manifest, job.data, job.device)
-            _warn(memory.failures)
+            _warn(list(memory.failures.values()))
         began = now()
         result = _one(job, part, RunFolder(folder / part.name), memory)
         took.append(now() - began)
@@ -147,7 +146,7 @@ def _do(job: Job, parts: Sequence[Part], folder: Path) -> Iterator[dict[str, Any
 def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict[str, Any]:
     """Train and measure one part."""
     config, device = job.config, job.device
-    manifest = with_fold(job.manifest, config, part.fold)
+    manifest = job.folds[part.fold]
     clips = Clips(manifest, job.data, job.targets, config, memory=memory, device=device)
     classifier = build_classifier(
         job.av[config.encoder],
@@ -179,8 +178,6 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
         config.train.precision == "auto" and device.type == "cuda"
     )
     logits, targets, failures = scores(classifier, clips.test_batches(), bf16=bf16)
-    if not len(logits):
-        raise UserError(f"{part.name}: not one held-out clip could be read: {failures[:3]}")
     _warn(failures)
     figures = measure(logits, targets, job.targets.classes, several=config.labels == "multi")
     result = {
@@ -194,7 +191,7 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
         "seconds": round(trained.seconds, 1),
         "left_out": len(clips.train.left_out) + len(clips.held_out.left_out),
         "replaced_in_training": trained.replaced,
-        "unreadable": failures if memory is None else memory.failures,
+        "unreadable": failures if memory is None else memory.failures_of(clips.held_out.rows),
     }
     write_classifier(classifier, job.av, folder.path, config=config, data=job.data)
     write_whole(folder.path / RESULTS, json.dumps(result, indent=1) + "\n")
@@ -216,12 +213,6 @@ def _warn(failures: Sequence[tuple[str, str]]) -> None:
         print(f"warning: and {len(failures) - 10} more", flush=True)
 
 
-def _fingerprint(manifest: Manifest) -> str:
-    """Number and checksum of the paths, labels and splits."""
-    rows = [(clip.path, clip.label, clip.split, clip.extra) for clip in manifest.clips]
-    return f"{len(rows)} ({zlib.crc32(repr(rows).encode()):08x})"
-
-
 def _device(name: str) -> torch.device:
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
@@ -229,58 +220,38 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
-def _check_memory(data: DataConfig) -> None:
+def _check_memory(data: DataConfig, folds: Iterable[Manifest]) -> None:
     """Clips that are read once look the same every time: refuse what would be random in reading."""
+    instead = "set in_memory=false to read clips each time"
     for name, recipe in data.inputs.items():
         wanted = [key for key in ("shift", "gain", "flip", "short_side") if getattr(recipe, key, 0)]
         if wanted:
             raise UserError(
                 f"in_memory reads each clip once, but data.inputs.{name}.{wanted[0]} changes it "
-                "every time: turn one of them off"
+                f"every time: turn it off, or {instead}"
             )
+        seconds = getattr(recipe, "seconds", None)
+        if seconds is not None and seconds < data.window:
+            raise UserError(
+                f"in_memory reads each clip once, but data.inputs.{name}.seconds = {seconds:g} "
+                f"takes pictures from another place of the window every time: {instead}, or "
+                f"data.inputs.{name}.seconds=null to spread them over the window"
+            )
+    for manifest in folds:
+        for row in rows_in(manifest, TRAIN):
+            clip = manifest.clips[row]
+            if unusable(clip, audio=data.needs_audio, video=data.needs_video):
+                continue
+            length = extent(clip, video=data.needs_video)[1]
+            if length > data.window + SPARE:
+                raise UserError(
+                    f"in_memory reads each clip once, but {clip.path} has {length:.2f} s, and the "
+                    f"window of {data.window:g} s would lie in another place of it every time: "
+                    f"{instead}, or lengthen data.window, and with it the inputs and args"
+                )
 
 
 def _portable(source: str, run: str) -> str:
     if source.startswith("corpus:"):
         return source
     return os.path.relpath(os.path.expanduser(source), run)
-
-
-def _claim(folder: Path, config: Finetune, data: DataConfig, about: dict[str, Any]) -> None:
-    """Write finetune.yaml, or make sure that the one there says the same.
-
-    Raises:
-        UserError: the folder holds something else; names what differs.
-    """
-    mine = {**asdict(config), "data": asdict(data), "model": about}
-    mine["run"], mine["data"]["source"], mine["data"]["cache"] = ".", about["source"], None
-    stored = folder / "finetune.yaml"
-    if not stored.is_file():
-        others = [item.name for item in folder.iterdir() if not item.name.startswith(".")]
-        if others:
-            raise UserError(
-                f"run={folder} holds {others[0]}, but no fine-tuning: give another folder"
-            )
-        write_whole(stored, yaml.safe_dump(mine, sort_keys=False))
-        return
-    try:
-        earlier = yaml.safe_load(stored.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{stored} is damaged: give another folder with run=...") from None
-    different = list(_differences(earlier, mine))
-    if different:
-        raise UserError(
-            f"run={folder} was started with other settings: {'; '.join(different[:6])}. Give "
-            "another folder with run=..., or remove this one"
-        )
-
-
-def _differences(earlier: Any, now: Any, key: str = "") -> Iterator[str]:
-    if key in HARMLESS:
-        return
-    if isinstance(earlier, dict) and isinstance(now, dict):
-        for name in {**earlier, **now}:
-            inner = f"{key}.{name}" if key else str(name)
-            yield from _differences(earlier.get(name), now.get(name), inner)
-    elif earlier != now:
-        yield f"{key} is {earlier} there and {now} here"

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from avssl.errors import UserError
 from avssl.finetune.augment import augment
-from avssl.finetune.clips import Clips
+from avssl.finetune.batches import Clips, nothing_read
 from avssl.finetune.config import Finetune, Optimisation, Steps
 from avssl.finetune.model import Classifier
 from avssl.train import checkpoint
@@ -178,22 +178,27 @@ def rate_at(step: int, settings: Optimisation, *, peak: float, per_epoch: int, s
 def scores(
     classifier: Classifier, batches: Iterator[dict[str, Any]], *, bf16: bool
 ) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
-    """Logits of held-out clips, on complete inputs in eval mode.
+    """Logits of held-out clips that can be read, on complete inputs in eval mode.
 
     Returns:
-        logits float32 [N, C] and targets [N, C] on the CPU, and what could not be read; clips that
-        stand in for unreadable ones are left out.
+        logits float32 [N, C] and targets [N, C] on the CPU, and what could not be read.
+
+    Raises:
+        UserError: nothing could be read.
     """
     classifier.eval()
     logits, targets, failures = [], [], []
     for batch in batches:
-        own = (batch["replaced"] == 0).cpu()  # [B]
-        target = batch["target"]
+        failures += batch["failures"]
+        target = batch["target"]  # [B, C]
+        if not len(target):
+            continue
         with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=bf16):
             out = classifier(batch)
-        logits.append(out.float().cpu()[own])
-        targets.append(target.cpu()[own])
-        failures += batch["failures"]
+        logits.append(out.float().cpu())
+        targets.append(target.cpu())
+    if not logits:
+        raise nothing_read("held-out clips", failures)
     return torch.cat(logits), torch.cat(targets), failures
 
 

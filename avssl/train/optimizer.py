@@ -41,21 +41,24 @@ def layer_of(module: nn.Module) -> dict[str, tuple[int, int]]:
     """Give each parameter its (layer, number of layers): 0 before the transformer blocks, 1..L in
     them, L + 1 after.
 
-    "Before" and "after" follow the order in which the module registers its parts, so a stem must be
-    registered before the blocks and a final norm after them. A module without blocks is one layer,
-    (0, 0): layer decay leaves it alone.
+    A second list of blocks counts on where the first ended; what lies between two lists has the
+    layer of the last block before it. "Before" and "after" follow the order in which the module
+    registers its parts, so a stem must be registered before the blocks and a final norm after them.
+    A module without blocks is one layer, (0, 0): layer decay leaves it alone.
     """
-    lists = dict(transformer_blocks(module))
-    total = max((len(blocks) for blocks in lists.values()), default=0)
+    first: dict[str, int] = {}  # list -> layer of its first block
+    total = 0
+    for name, blocks in transformer_blocks(module):
+        first[name] = total + 1
+        total += len(blocks)
     layers: dict[str, tuple[int, int]] = {}
-    passed = False
+    passed = 0  # the layer of the last block so far
     for name, _ in module.named_parameters():
-        inside = next((prefix for prefix in lists if name.startswith(prefix + ".")), None)
+        inside = next((prefix for prefix in first if name.startswith(prefix + ".")), None)
         if inside is not None:
-            passed = True
-            layer = int(name[len(inside) + 1 :].split(".", 1)[0]) + 1
+            layer = passed = first[inside] + int(name[len(inside) + 1 :].split(".", 1)[0])
         else:
-            layer = total + 1 if passed else 0
+            layer = total + 1 if passed == total else passed
         layers[name] = (layer, total + 1) if total else (0, 0)
     return layers
 

@@ -36,10 +36,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 sounds of two classes, low and high, in three folds."""
+    """24 sounds of two classes, low and high, in three folds; as long as the model's window."""
     folder = tmp_path_factory.mktemp("tones")
     random, rows = np.random.default_rng(0), ["path,label,fold,split"]
-    time = np.arange(16000) / 16000
+    time = np.arange(11200) / 16000
     for number in range(24):
         high = number % 2
         sound = 0.3 * np.sin(2 * np.pi * (3000 if high else 200) * time * random.uniform(0.9, 1.1))
@@ -53,7 +53,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory, tones: Path) -> Path:
-    """The same sounds beside dark and bright pictures of one second."""
+    """The same sounds beside dark and bright pictures."""
     folder = tmp_path_factory.mktemp("clips")
     for number in range(24):
         (folder / f"{number:02d}.wav").write_bytes((tones / f"{number:02d}.wav").read_bytes())
@@ -61,7 +61,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory, tones: Path) -> Path:
             stream = out.add_stream("libx264", rate=10)
             stream.width = stream.height = 64
             stream.pix_fmt = "yuv420p"
-            for shown in range(10):
+            for shown in range(7):
                 image = np.full((64, 64, 3), 200 * (number % 2) + 4 * shown, np.uint8)
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             out.mux(stream.encode())

@@ -1,6 +1,8 @@
 """Augmentation in fine-tuning: what is mixed, masked, added and rolled."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from avssl.data.config import FbankConfig, FramesConfig
 from avssl.data.features import fbank, normalize
 from avssl.finetune.augment import augment, mask_band, mix, roll
 from avssl.finetune.config import Augmentation, Mixup
+from avssl.finetune.read import read_file
 
 SOUND = {"audio": FbankConfig(frames=64, bins=32, mean=-5.0, std=3.0)}
 BOTH = {**SOUND, "video": FramesConfig(frames=4, size=16)}
@@ -97,13 +100,22 @@ def test_fill(fill: str, value: float) -> None:
     assert len(found) and torch.allclose(found, torch.tensor(value))
 
 
-def test_cav_mae_fills_with_1_13() -> None:
-    assert 5.081 / 4.4849 == pytest.approx(1.13, abs=0.01)  # the recipe's own number
-    recipe = FbankConfig(mean=-5.081, std=4.4849 / 2)  # it divides by one deviation
-    config = Augmentation(time_mask=1024, fill="zero")
-    x = {"audio": torch.full((8, 1, 1024, 4), 9.0)}
+@pytest.mark.parametrize(
+    ("recipe", "value"),
+    [
+        (FbankConfig(), 0.47),  # MAViL's statistics and two deviations
+        (FbankConfig(mean=-5.081, std=4.4849 / 2), 1.13),  # CAV-MAE's, and one
+    ],
+)
+def test_cav_mae_masks_with_zeros_before_normalisation(recipe: FbankConfig, value: float) -> None:
+    """The values that its file states."""
+    path = Path(__file__).parents[2] / "configs" / "finetune" / "cav_mae_vggsound.yaml"
+    assert f"+{value}" in path.read_text()
+    config = read_file(path)[0].augment
+    config = replace(config, mixup=None, noise=0.0, roll=False)
+    x = {"audio": torch.full((8, 1, 1024, 128), 9.0)}
     masked, _ = augment(x, torch.eye(8), recipes={"audio": recipe}, config=config)
-    assert masked["audio"].min() == pytest.approx(1.13, abs=0.01)
+    assert masked["audio"].min() == pytest.approx(value, abs=0.005)
 
 
 def test_noise_is_bounded_and_differs_in_level() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from avssl.data.manifest import Clip, Manifest
 from avssl.errors import UserError
+from avssl.finetune.claim import fingerprint
 from avssl.finetune.clips import Targets, folds_of, with_fold
 from avssl.finetune.config import Finetune
 from avssl.finetune.order import Order, balancing_weights, steps_per_epoch
@@ -31,7 +32,7 @@ ROWS = manifest(
     ("b", "test", "2"),
     ("", "train", "3"),
     ("b", "val", "10"),
-    ("a", "train", ""),
+    ("a", "train", "3"),
 )
 
 
@@ -40,8 +41,8 @@ ROWS = manifest(
     [
         ({}, None, ["train", "test", "", "", "train"]),
         ({"held_out": "val"}, None, ["train", "", "", "test", "train"]),
-        ({"fold": 2}, "2", ["train", "test", "", "train", ""]),
-        ({"fold": 1}, "1", ["test", "train", "", "train", ""]),
+        ({"fold": 2}, "2", ["train", "test", "", "train", "train"]),
+        ({"fold": 3}, "3", ["train", "train", "", "train", "test"]),
     ],
 )
 def test_held_out(changes: dict[str, object], fold: str | None, splits: list[str]) -> None:
@@ -57,15 +58,65 @@ def test_folds() -> None:
         UserError, match=r"no row has 4 in the column 'fold': found are 1, 2, 3, 10"
     ):
         folds_of(ROWS, replace(CONFIG, fold=4))
-    with pytest.raises(UserError, match=r"no column 'part' \(its own columns are fold\)"):
+    with pytest.raises(
+        UserError, match=r"no column 'part' .*; its own columns are fold: .*'split'"
+    ):
         folds_of(ROWS, replace(CONFIG, fold=1, fold_column="part"))
+    one = manifest(("a", "", "1"), ("b", "", "1"))
+    with pytest.raises(UserError, match="names one fold, '1'"):
+        folds_of(one, replace(CONFIG, fold="all"))
+
+
+def test_a_row_without_a_fold_is_refused() -> None:
+    """As an evaluation does: dropped from both sides, it would be missed by nobody."""
+    rows = manifest(("a", "train", "1"), ("b", "test", "2"), ("a", "train", ""))
+    with pytest.raises(UserError, match=r"1 of 3 clips .* have no fold .*'fold'.* 2\.wav"):
+        folds_of(rows, replace(CONFIG, fold="all"))
+
+
+def stretches(*rows: tuple[str, str, float | None, float | None]) -> Manifest:
+    """Rows (split, fold, start, end) of one file, of two labels in turn."""
+    clips = [
+        Clip("a.wav", start, end, label="xy"[number % 2], split=split, extra={"fold": fold})
+        for number, (split, fold, start, end) in enumerate(rows)
+    ]
+    return Manifest(Path("clips"), clips)
+
+
+@pytest.mark.parametrize(
+    ("fold", "where"), [(None, "1 held-out clips in"), ("2", "1 held-out clips of fold 2 in")]
+)
+def test_no_stretch_is_trained_on_and_held_out(fold: str | None, where: str) -> None:
+    config = replace(CONFIG, fold=fold)
+    apart = stretches(("train", "1", 0.0, 4.0), ("test", "2", 4.0, None))
+    assert [clip.split for clip in with_fold(apart, config, fold).clips] == ["train", "test"]
+    for both in (
+        stretches(("train", "1", 0.0, 4.0), ("test", "2", 3.9, None)),
+        stretches(("train", "1", None, None), ("test", "2", None, None)),
+    ):
+        with pytest.raises(UserError, match=f"{where} .*a.wav: take them out of one side"):
+            with_fold(both, config, fold)
+    unused = stretches(("train", "1", None, None), ("val", "1", None, None))
+    assert with_fold(unused, config, fold)
+
+
+def test_stretches_are_in_the_fingerprint() -> None:
+    """A run must not go on with other stretches of the same files."""
+    found = {
+        fingerprint(stretches(("train", "1", start, end)))
+        for start, end in ((None, None), (0.0, 4.0), (0.0, 5.0), (1.0, 4.0))
+    }
+    assert len(found) == 4
+    clip = stretches(("train", "1", 0.0, 4.0)).clips[0]
+    scanned = replace(clip, duration=9.0, has_audio=True, reader="pyav")
+    assert fingerprint(Manifest(Path("x"), [clip])) == fingerprint(Manifest(Path("y"), [scanned]))
 
 
 def test_folds_name_folders() -> None:
     rows = manifest(("a", "", "b-2"), ("b", "", "a_1"))
     assert folds_of(rows, replace(CONFIG, fold="all")) == ["a_1", "b-2"]
     with pytest.raises(UserError, match="letters, digits"):
-        folds_of(manifest(("a", "", "../up")), replace(CONFIG, fold="all"))
+        folds_of(manifest(("a", "", "../up"), ("b", "", "1")), replace(CONFIG, fold="all"))
 
 
 def test_targets() -> None:

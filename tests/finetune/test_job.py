@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import yaml
 from safetensors.torch import load_file
 
 import avssl.finetune
+from avssl.data.config import DataConfig
+from avssl.data.source import open_source
 from avssl.errors import ConfigError, UserError
 from avssl.finetune import job, loop
 from avssl.train.signals import StopRequest
@@ -81,16 +84,34 @@ def test_a_classifier_comes_back(
 def test_in_memory_and_read_each_time_agree(
     model: Path, tones: Path, file: File, result: Path
 ) -> None:
-    """The window is shorter than the clips, so only full-length windows make the two equal."""
-    whole = ["data.window=1.0", "data.inputs.audio.frames=96", "args.audio.frames=96"]
+    """Clips that fill the window leave nothing random to reading."""
     found = []
     for number, memory in enumerate(("true", "false")):
         path = file()
         text = path.read_text().replace(str(result), f"{result}{number}")
         path.write_text(text)
-        finetune(model, tones, path, *whole, f"in_memory={memory}")
+        finetune(model, tones, path, f"in_memory={memory}")
         found.append(losses(Path(f"{result}{number}") / "seed0"))
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.window=0.5", r"08\.wav has 0\.70 s, and the window of 0\.5 s .* in_memory=false"),
+        (
+            "encoder=video data.inputs.video.seconds=0.3",
+            r"video\.seconds = 0\.3 .* in_memory=false",
+        ),
+    ],
+)
+def test_in_memory_takes_no_random_places(
+    model: Path, tones: Path, clips: Path, file: File, override: str, message: str
+) -> None:
+    source = clips if "video" in override else tones
+    with pytest.raises(UserError, match=message):
+        finetune(model, source, file(), *override.split())
+    finetune(model, source, file(), *override.split(), "in_memory=false", "train.epochs=1")
 
 
 def test_every_fold_and_seed_once(
@@ -199,26 +220,89 @@ def test_another_configuration_is_refused(
     assert stored["train"]["layer_decay"] == 1.0 and stored["run"] == "."
 
 
-def test_a_damaged_clip_is_left_out_and_named(
-    model: Path, tones: Path, file: File, tmp_path: Path
+@pytest.fixture
+def spoil(tones: Path, tmp_path: Path) -> Callable[..., Path]:
+    """`spoil(0, 9)` copies the tones and damages these, as no scan finds out."""
+
+    def copy(*numbers: int) -> Path:
+        folder = tmp_path / "damaged"
+        shutil.copytree(tones, folder)
+        open_source(DataConfig(source=str(folder), workers=0))
+        for number in numbers:
+            path = folder / f"{number:02d}.wav"
+            before = path.stat()
+            path.write_bytes(bytes(before.st_size))
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return folder
+
+    return copy
+
+
+@pytest.mark.parametrize("memory", ["true", "false"])
+def test_damaged_clips_are_left_out_and_named(
+    model: Path, spoil: Callable[..., Path], file: File, memory: str
 ) -> None:
-    folder = tmp_path / "damaged"
-    folder.mkdir()
-    for path in tones.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    finetune(model, folder, file(), "train.epochs=1", f"run={tmp_path / 'scan'}")
-    spoilt = folder / "00.wav"  # held out; of the same size and age, so that no scan finds out
-    before = spoilt.stat()
-    spoilt.write_bytes(bytes(before.st_size))
-    os.utime(spoilt, ns=(before.st_atime_ns, before.st_mtime_ns))
-    for memory in ("true", "false"):
-        run = f"run={tmp_path / memory}"
-        found = finetune(
-            model, folder, file(), "train.epochs=1", run, f"in_memory={memory}",
-            "data.max_bad_share=1.0",
-        )  # fmt: skip
-        assert found["parts"][0]["clips"] == 7
-        assert [path for path, _ in found["parts"][0]["unreadable"]] == ["00.wav"]
+    """None stands in for a held-out clip, and no share of them is too large; what cannot be read
+    of the clips trained on is no failure of the test."""
+    held_out, trained = (0, 1, 2, 3, 4, 5), (9,)
+    folder = spoil(*held_out, *trained)
+    found = finetune(
+        model, folder, file(), "train.epochs=1", f"in_memory={memory}",
+    )  # fmt: skip
+    (part,) = found["parts"]
+    assert part["clips"] == 2
+    assert [path for path, _ in part["unreadable"]] == [f"{n:02d}.wav" for n in held_out]
+    assert part["train_clips"] == (15 if memory == "true" else 16)
+
+
+@pytest.mark.parametrize("memory", ["true", "false"])
+def test_failures_belong_to_their_fold(
+    model: Path, spoil: Callable[..., Path], file: File, memory: str
+) -> None:
+    found = finetune(
+        model, spoil(0, 9), file(), "fold=all", "train.epochs=1", f"in_memory={memory}"
+    )
+    unread = [[path for path, _ in part["unreadable"]] for part in found["parts"]]
+    assert unread == [["00.wav"], ["09.wav"], []]
+
+
+@pytest.mark.parametrize(
+    ("memory", "numbers", "message"),
+    [
+        ("true", range(8), r"none of the 8 held-out clips can be read; the first, 00\.wav: "),
+        ("false", range(8), r"none of the 8 held-out clips can be read; the first, 00\.wav: "),
+        ("true", range(8, 24), "none of the 16 clips to train on can be read"),
+        ("true", range(24), "none of the 24 clips can be read"),
+    ],
+)
+def test_a_side_that_cannot_be_read_is_told_before_the_training(
+    model: Path,
+    spoil: Callable[..., Path],
+    file: File,
+    result: Path,
+    memory: str,
+    numbers: range,
+    message: str,
+) -> None:
+    with pytest.raises(UserError, match=message):
+        finetune(model, spoil(*numbers), file(), f"in_memory={memory}")
+    assert not (result / "seed0" / "metrics.jsonl").exists()
+
+
+def test_clips_that_went_away_while_training_end_in_a_sentence() -> None:
+    empty = {"target": torch.zeros(0, 2), "failures": [("00.wav", "is gone")]}
+    with pytest.raises(UserError, match=r"none of the 2 held-out clips .* 00\.wav: is gone"):
+        loop.scores(torch.nn.Identity(), iter([empty, empty]), bf16=False)  # type: ignore[arg-type]
+
+
+def test_a_clip_on_both_sides_of_a_later_fold_is_told_at_once(
+    model: Path, spoil: Callable[..., Path], file: File, result: Path
+) -> None:
+    manifest = spoil() / "manifest.csv"
+    manifest.write_text(manifest.read_text() + "23.wav,high,2,train\n")
+    with pytest.raises(UserError, match=r"1 held-out clips of fold 2 .* 23\.wav"):
+        finetune(model, manifest.parent, file(), "fold=all")
+    assert not result.exists()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,13 @@ import yaml
 
 from avssl.graph.graph import Graph
 from avssl.train.config import TrainConfig
-from avssl.train.optimizer import clip_gradients, learning_rate, make_optimizer, peak_lr
+from avssl.train.optimizer import (
+    clip_gradients,
+    layer_of,
+    learning_rate,
+    make_optimizer,
+    peak_lr,
+)
 from avssl.train.teachers import update_teachers
 from tests.train import tiny
 
@@ -43,6 +49,23 @@ def test_layer_decay_counts_from_the_last_block(graph: Graph) -> None:
     assert scale["audio.encoder.blocks.0.mlp.fc1.weight"] == pytest.approx(2 * 0.5**2)
     assert scale["audio.encoder.blocks.1.mlp.fc1.bias"] == pytest.approx(2 * 0.5**1)
     assert scale["head.proj.weight"] == 1.0
+
+
+def test_a_second_list_of_blocks_counts_on() -> None:
+    """CAV-MAE: a stem, blocks of its own, a shared block behind them, and a norm."""
+
+    def stack(depth: int) -> torch.nn.Module:
+        return torch.nn.ModuleDict(
+            {"blocks": torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(depth))}
+        )
+
+    parts = {"stem": torch.nn.Linear(2, 2), "own": stack(3), "between": torch.nn.LayerNorm(2)}
+    parts |= {"shared": stack(2), "norm": torch.nn.LayerNorm(2)}
+    found = layer_of(torch.nn.ModuleDict(parts))
+    assert [found[f"own.blocks.{i}.weight"] for i in range(3)] == [(1, 6), (2, 6), (3, 6)]
+    assert [found[f"shared.blocks.{i}.weight"] for i in range(2)] == [(4, 6), (5, 6)]
+    assert found["stem.bias"] == (0, 6) and found["norm.bias"] == (6, 6)
+    assert found["between.bias"] == (3, 6)
 
 
 def test_learning_rate_follows_audiomae() -> None:
