@@ -462,7 +462,7 @@ class _Reader:
         try:
             found = look_up(self.references, stage)
         except UserError as error:
-            self.value_problem(path, f"{error}.")
+            self.value_problem(path, f"{error}.".replace("?.", "?"))
             return None
         if found is None:
             if isinstance(stage, Origin):

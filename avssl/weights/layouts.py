@@ -227,7 +227,8 @@ def detect(checkpoint: Checkpoint) -> str:
     if found:
         raise UserError(
             f"{checkpoint.path} may be {' or '.join(found)}, which its names do not tell: say "
-            f"layout='{found[0]}' or another of them"
+            f"layout='{found[0]}' or another of them; in a graph, "
+            f"{{file: ..., module: ..., layout: {found[0]}}}"
         )
     names = ", ".join(sorted(checkpoint.tensors)[:4])
     raise UserError(
