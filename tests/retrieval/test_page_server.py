@@ -161,6 +161,7 @@ def test_one_command_serves_a_run(model: Path, tmp_path: Path) -> None:
         address = urlsplit(line.split()[0]).netloc
         assert "8 clips" in line and address.startswith("127.0.0.1:")
         assert len(json.loads(get(address, "/api/about")[1])["examples"]) == 8
+        assert get(address, "/api/poster/0")[0] == 200  # by a helper, which ends, too
         tool.send_signal(signal.SIGINT)
         assert tool.wait(20) == 130
         said = tool.stderr.read()

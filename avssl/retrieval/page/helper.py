@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import signal
 import threading
 import traceback
 from collections.abc import Callable
@@ -98,6 +99,7 @@ def _serve(connection: Connection, parent: int) -> None:
     import torch
 
     follow(parent)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how the parent ends its processes when it ends
     torch.set_num_threads(1)
     _limit_memory()
     while True:

@@ -46,6 +46,8 @@ def serve(
         index = run_index(run or RUN, source, split, memory=memory)
     search = Search.open(index, run=run, memory=memory)
     page = Page(search)
+    for warning in filter(None, map(search.warning, search.modalities)):
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"loading {search.header.model} ...", file=sys.stderr, flush=True)
     page.warm_up()
     print(f"{server.url} shows {page.title} (Ctrl-C ends it)", flush=True)
