@@ -183,8 +183,8 @@ class Finetune:
             "all" takes one after the other.
         seeds: everything is done once for each.
         in_memory: read each clip once, as in a test, and keep it; for small sets and several
-            epochs, folds or seeds. Not for clips longer than the window: training takes a random
-            place of them.
+            epochs, folds or seeds. Not where clips are longer than the window: training takes a
+            random place of them.
         data: changes to the data section of the model: `batch`, `workers`, `window`,
             `inputs.audio.frames` and so on.
     """

@@ -16,7 +16,8 @@ import yaml
 from safetensors.torch import load_file
 
 import avssl.finetune
-from avssl.data.config import DataConfig
+from avssl.data.config import DataConfig, FbankConfig
+from avssl.data.manifest import Clip, Manifest
 from avssl.data.source import open_source
 from avssl.errors import ConfigError, UserError
 from avssl.finetune import job, loop
@@ -98,7 +99,10 @@ def test_in_memory_and_read_each_time_agree(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.window=0.5", r"08\.wav has 0\.70 s, and the window of 0\.5 s .* in_memory=false"),
+        (
+            "data.window=0.5",
+            r"16 of 16 clips .* 0\.5 s, such as 08\.wav with 0\.70 s.* in_memory=false",
+        ),
         (
             "encoder=video data.inputs.video.seconds=0.3",
             r"video\.seconds = 0\.3 .* in_memory=false",
@@ -112,6 +116,31 @@ def test_in_memory_takes_no_random_places(
     with pytest.raises(UserError, match=message):
         finetune(model, source, file(), *override.split())
     finetune(model, source, file(), *override.split(), "in_memory=false", "train.epochs=1")
+
+
+def test_a_few_longer_clips_in_memory_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real sets hold some, such as ESC-10 four of 400."""
+    data = DataConfig(window=5.0, inputs={"audio": FbankConfig()})
+
+    def clips(longer: int) -> Manifest:
+        lengths = [7.0] * longer + [5.05] * (40 - longer)
+        known = {"has_audio": True, "has_video": False, "split": "train"}
+        return Manifest(
+            tmp_path,
+            [
+                Clip(f"{n}.wav", duration=seconds, sound_duration=seconds, **known)  # type: ignore[arg-type]
+                for n, seconds in enumerate(lengths)
+            ],
+        )
+
+    job._check_memory(data, [clips(0)])
+    assert capsys.readouterr().out == ""
+    job._check_memory(data, [clips(2)])
+    assert "2 of 40 clips to train on are longer" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"3 of 40 clips .* such as 0\.wav with 7\.00 s"):
+        job._check_memory(data, [clips(3)])
 
 
 def test_every_fold_and_seed_once(
