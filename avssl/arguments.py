@@ -38,6 +38,28 @@ def amount(text: str) -> float:
     return value
 
 
+def size(text: str) -> tuple[str, int]:
+    """NAME=NUMBER, such as heads=12."""
+    name, _, number = text.partition("=")
+    if not name.isidentifier() or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, such as heads=12, found '{text}'")
+    return name, int(number)
+
+
+def add_model_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """--stage, --layout, --allow and --sizes: how `avssl.load` reads the model."""
+    parser.add_argument("--stage", help="of a run folder, such as stage1; default: the last")
+    parser.add_argument("--layout", help="of a foreign checkpoint; default: found out")
+    parser.add_argument(
+        "--allow", nargs="+", default=[], metavar="PATTERN",
+        help="of a foreign checkpoint: tensors that may be missing or unexpected",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sizes", nargs="+", type=size, default=[], metavar="NAME=NUMBER",
+        help="of a foreign checkpoint: what its tensors do not tell, such as heads=12",
+    )  # fmt: skip
+
+
 def add_label_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """--labels, --format and --classes, which `label_files` reads."""
     from avssl.data.label_formats import FORMATS

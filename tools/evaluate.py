@@ -18,7 +18,7 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from avssl.arguments import add_label_options, count, label_files, whole
+from avssl.arguments import add_label_options, add_model_options, count, label_files, whole
 from avssl.errors import UserError, run_tool
 
 SPLITS = ("train", "val", "test")
@@ -61,12 +61,7 @@ def arguments() -> argparse.Namespace:
         "--span", choices=["middle", "all"], default="middle",
         help="the middle window of a clip, or the mean over windows that cover it",
     )  # fmt: skip
-    features.add_argument("--stage", help="of a run; default: the last")
-    features.add_argument("--layout", help="of a foreign checkpoint; default: found out")
-    features.add_argument(
-        "--allow", nargs="+", default=[], metavar="PATTERN",
-        help="tensors of a foreign checkpoint that may be missing or unexpected",
-    )  # fmt: skip
+    add_model_options(features)
     features.add_argument(
         "--untrained", action="store_true", help="also the same encoders before training"
     )
@@ -140,6 +135,7 @@ def main() -> None:
         return
 
     labels = label_files(given)
+    given.sizes = dict(given.sizes)
 
     from avssl.eval.evaluation import Options, evaluate  # after the arguments: --help is quick
     from avssl.eval.place import claimed

@@ -15,6 +15,7 @@ The run may also be an exported folder or a checkpoint of another project.
 import argparse
 from pathlib import Path
 
+from avssl.arguments import add_model_options
 from avssl.errors import run_tool
 from avssl.export import FORMATS
 
@@ -28,15 +29,7 @@ def main() -> int:
     parser.add_argument("--module", required=True, help="such as audio, video, audio_video")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--stage", help="of a run, such as stage1; the last one by default")
-    parser.add_argument("--layout", help="of another project's checkpoint, where it is ambiguous")
-    parser.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="tensors that may be missing or unexpected in another project's checkpoint",
-    )
+    add_model_options(parser)
     options = parser.parse_args()
 
     from avssl.export.command import export  # after the arguments, so that --help is quick
@@ -49,6 +42,7 @@ def main() -> int:
         stage=options.stage,
         layout=options.layout,
         allow=options.allow,
+        sizes=dict(options.sizes),
     )
     if worst is None:
         print(f"{options.out} holds this export already")

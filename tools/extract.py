@@ -12,7 +12,7 @@ failures.csv with every clip that could not be used, and why.
 import argparse
 from pathlib import Path
 
-from avssl.arguments import count, whole
+from avssl.arguments import add_model_options, count, whole
 from avssl.errors import run_tool
 
 
@@ -36,15 +36,7 @@ def main() -> None:
         "--format", choices=("safetensors", "parquet", "numpy"), default="safetensors"
     )
     parser.add_argument("--split", choices=("train", "val", "test"), help="all clips without")
-    parser.add_argument("--stage", help="of a run folder; the last one without")
-    parser.add_argument("--layout", help="of a foreign checkpoint, where it is ambiguous")
-    parser.add_argument(
-        "--allow",
-        nargs="+",
-        default=[],
-        metavar="PATTERN",
-        help="of a foreign checkpoint: tensors that may be missing or unexpected",
-    )
+    add_model_options(parser)
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--batch", type=count, default=32, help="windows encoded at a time")
     parser.add_argument("--workers", type=whole, default=1, help="processes that read clips")
@@ -59,6 +51,7 @@ def main() -> None:
         stage=options.stage,
         layout=options.layout,
         allow=options.allow,
+        sizes=dict(options.sizes),
         device=options.device,
     )
     layer = options.layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +52,7 @@ class Options:
     stage: str | None = None
     layout: str | None = None
     allow: Sequence[str] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
     untrained: bool = False
     picture: Projection | None = "tsne"
     seed: int = 0
@@ -101,6 +102,7 @@ def evaluate(options: Options) -> Evaluated:
         stage=options.stage,
         layout=options.layout,
         allow=options.allow,
+        sizes=options.sizes,
         device=_device(options.device),
     )
     names = list(options.encoders or loaded.names)

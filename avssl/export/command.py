@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -26,6 +27,7 @@ def export(
     stage: str | None = None,
     layout: str | None = None,
     allow: Sequence[str] = (),
+    sizes: Mapping[str, Any] | None = None,
 ) -> float | None:
     """Write an encoder as a folder for another program.
 
@@ -34,7 +36,7 @@ def export(
         module: the encoder, such as "audio", "video", "audio_video".
         kind: one of FORMATS.
         out: the folder, which must not be there yet, or hold this very export.
-        stage, layout, allow: as of `avssl.load`.
+        stage, layout, allow, sizes: as of `avssl.load`.
 
     Returns:
         The largest difference between the encoder's features and those of what was written, over
@@ -47,7 +49,7 @@ def export(
     if kind not in FORMATS:
         raise UserError(f"there is no format {kind!r}: choose one of {', '.join(FORMATS)}")
     out = Path(out).expanduser()
-    source = open_encoder(path, module=module, stage=stage, layout=layout, allow=allow)
+    source = open_encoder(path, module=module, stage=stage, layout=layout, allow=allow, sizes=sizes)
     record = {
         "format": kind,
         "model": source.encoders.name,

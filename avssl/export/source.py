@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,10 @@ def open_encoder(
     stage: str | None = None,
     layout: str | None = None,
     allow: Sequence[str] = (),
+    sizes: Mapping[str, Any] | None = None,
 ) -> Source:
     """Load what is to be exported; arguments and errors as of `avssl.load`."""
-    encoders = load_encoders(path, stage=stage, layout=layout, allow=allow)
+    encoders = load_encoders(path, stage=stage, layout=layout, allow=allow, sizes=sizes)
     source = Source(Path(path).expanduser(), encoders, module)
     if source.encoder.dtype != torch.float32:
         raise UserError(f"{path} holds {source.encoder.dtype} weights: export needs float32")
