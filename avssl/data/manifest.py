@@ -155,7 +155,7 @@ def hash_split(path: str) -> str:
 
     Adding or removing other files never moves a clip.
     """
-    share = int(hashlib.sha256(path.encode()).hexdigest()[:8], 16) % 100
+    share = int(hashlib.sha256(os.fsencode(path)).hexdigest()[:8], 16) % 100
     return "train" if share < 80 else "val" if share < 90 else "test"
 
 

@@ -14,7 +14,14 @@ from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import read_clip_sound, read_pictures
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip, sidecar
-from avssl.data.scan import ProgressLine, ScanCache, folder_clips, listed_clips, scan_clips
+from avssl.data.scan import (
+    NOT_UTF8,
+    ProgressLine,
+    ScanCache,
+    folder_clips,
+    listed_clips,
+    scan_clips,
+)
 from avssl.errors import UserError
 from avssl.files import cache_folder
 
@@ -59,12 +66,14 @@ def prepare_manifest(
                 f"{out} would lie in another folder than {source}, whose paths are relative to its "
                 "own: write it beside, under another name"
             )
-    unscanned = [row for row, clip in enumerate(manifest.clips) if again or not clip.scanned]
+    named = [row for row, clip in enumerate(manifest.clips) if clip.reason != NOT_UTF8]
+    unscanned = [row for row in named if again or not manifest.clips[row].scanned]
     clips = list(manifest.clips)
     kept = ScanCache.of(manifest.root, cache_folder())
     if again:
         kept.known.clear()
-        clips = [_user_columns(_without_found_wav(clip)) for clip in clips]
+        for row in unscanned:
+            clips[row] = _user_columns(_without_found_wav(clips[row]))
     scanned = scan_clips(
         manifest.root,
         [clips[row] for row in unscanned],
@@ -107,6 +116,8 @@ def check_data(source: Path, *, workers: int, limit: float) -> int:
 
 def check_clip(root: str, clip: Clip) -> str:
     """What is wrong with a clip: damage, or facts that differ from its row; "" if nothing is."""
+    if clip.reason == NOT_UTF8:
+        return clip.reason
     probed = probe_clip(root, _user_columns(clip))
     if probed.reason:
         return probed.reason

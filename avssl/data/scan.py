@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from avssl.data.manifest import Clip, Manifest
@@ -20,6 +20,7 @@ MEDIA = frozenset(
     ".wav .flac .mp3 .m4a .aac .ogg .opus".split()
 )
 TIME_LIMIT = 120.0  # s for one file
+NOT_UTF8 = "its name is not UTF-8: rename it"
 _RECORDED = (
     "reader has_video has_audio duration fps frames width height rotation wav sound_offset "
     "sound_duration reason"
@@ -34,7 +35,9 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
     """Rows for the media files below a folder, sorted; not probed yet.
 
     The first folder below is the label where at least two of them hold files. A wav beside a file
-    of the same name is that file's sound and no clip of its own. Hidden files are left out.
+    of the same name is that file's sound and no clip of its own. Hidden files are left out, and so
+    are linked folders that are above `folder` or come up otherwise. A file whose name is not UTF-8
+    is a row with a reason, its odd bytes as \\x.. in the path.
 
     Args:
         folder: where to look.
@@ -53,13 +56,7 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
             f"{folder} does not lie below {root}: a manifest can only name files below its folder"
         ) from None
     paths: list[str] = []
-    seen = set()  # a link may lead back to a folder above it
-    for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if os.path.realpath(where) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(where))
+    for where, files in _folders(folder):
         inside = Path(where).relative_to(folder)
         for name in sorted(files):
             if Path(name).suffix.lower() in MEDIA and not name.startswith("."):
@@ -70,13 +67,40 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
         known = " ".join(sorted(MEDIA))
         raise UserError(f"no media file lies in {folder} or below; files that count: {known}")
     tops = {path.split("/")[0] for path in paths if "/" in path}
+    labels = [path.split("/")[0] if len(tops) >= 2 and "/" in path else "" for path in paths]
     return [
-        Clip(
-            path=(prefix / path).as_posix(),
-            label=path.split("/")[0] if len(tops) >= 2 and "/" in path else "",
-        )
-        for path in paths
+        _row((prefix / path).as_posix(), label) for path, label in zip(paths, labels, strict=True)
     ]
+
+
+def _folders(source: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder that is not hidden, with its files: first those below the source, then links."""
+    todo, seen = [os.fspath(source)], set[Path]()
+    above = set(Path(source).resolve().parents)  # of the source and of what links lead to
+    for first in todo:  # grows
+        if Path(first).resolve() in above:
+            continue
+        above |= set(Path(first).resolve().parents)
+        for where, folders, files in os.walk(first):
+            real = Path(where).resolve()
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            paths = [os.path.join(where, name) for name in folders]
+            todo += [path for path in paths if os.path.islink(path)]
+            yield where, files
+
+
+def _row(path: str, label: str) -> Clip:
+    """A clip that is to be probed, or that cannot be used for its name."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown, label = (os.fsencode(x).decode(errors="backslashreplace") for x in (path, label))
+        return Clip(path=shown, label=label, has_video=False, has_audio=False, reason=NOT_UTF8)
+    return Clip(path=path, label=label)
 
 
 def listed_clips(source: Path) -> Manifest:
@@ -168,7 +192,7 @@ class ScanCache:
     @classmethod
     def of(cls, root: Path, cache: Path) -> "ScanCache":
         """The cache of a folder."""
-        name = hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:16]
+        name = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:16]
         return cls(cache / "scans" / f"{name}.jsonl", root)
 
     def get(self, clip: Clip) -> Clip | None:

@@ -101,6 +101,21 @@ def test_a_link_to_a_folder_above_is_followed_once(tmp_path: Path) -> None:
     assert [clip.path for clip in found] == ["clips/cat/a.mp4"]
 
 
+def test_links_make_no_clip_twice_and_none_of_folders_above(tmp_path: Path) -> None:
+    for name in ("home/clips/cat/a.mp4", "home/other/b.mp4", "far/one/c.mp4", "far/two/d.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    source = tmp_path / "home" / "clips"
+    (source / "cat" / "up").symlink_to(tmp_path / "home")
+    (source / "cat" / "root").symlink_to("/")
+    (source / "a_cat").symlink_to(source / "cat")
+    (source / "far").symlink_to(tmp_path / "far" / "one")
+    (source / "far2").symlink_to(tmp_path / "far" / "one")
+    (tmp_path / "far" / "one" / "up").symlink_to(tmp_path / "far")
+    found = [clip.path for clip in folder_clips(source, source)]
+    assert found == ["cat/a.mp4", "far/c.mp4"]
+
+
 def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path , label,label\na.mp4,cat,dog\n")
     with pytest.raises(UserError, match="more than one column named 'label'"):

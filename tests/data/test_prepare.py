@@ -17,7 +17,7 @@ from avssl.data.config import DataConfig
 from avssl.data.manifest import Manifest
 from avssl.data.media import read_clip_sound, read_pictures
 from avssl.data.pool import Failure
-from avssl.data.prepare import prepare_manifest
+from avssl.data.prepare import check_data, prepare_manifest
 from avssl.data.source import open_source
 from avssl.data.transcode import Target, prepare_clips
 from avssl.errors import UserError
@@ -55,6 +55,24 @@ def test_a_folder_is_scanned_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(scan, "guarded_map", probed)
         with pytest.raises(AssertionError, match="probed again"):
             open_source(config)
+
+
+def test_a_name_that_is_not_utf8_is_a_reason(folder: Path, capsys: Any) -> None:
+    odd = os.path.join(os.fsencode(folder), b"d\xffg")
+    os.mkdir(odd)
+    with open(os.path.join(odd, b"c.mp4"), "wb") as file:
+        file.write((folder / "cat" / "a.mp4").read_bytes())
+    for again in (False, True):
+        prepare_manifest(folder, None, workers=1, limit=60, again=again)
+        assert "d\\xffg/c.mp4: its name is not UTF-8: rename it\n" in capsys.readouterr().out
+    listed = {clip.path: clip for clip in open_source(DataConfig(source=str(folder))).clips}
+    clip = listed["d\\xffg/c.mp4"]
+    assert not (clip.has_video or clip.has_audio) and clip.reason == scan.NOT_UTF8 and clip.split
+    assert listed["cat/a.mp4"].has_video
+    assert check_data(folder, workers=1, limit=60) == 1
+    assert "d\\xffg/c.mp4: its name is not UTF-8" in capsys.readouterr().out
+    (folder / "manifest.csv").unlink()
+    assert open_source(DataConfig(source=str(folder))).clips == list(listed.values())
 
 
 def test_what_took_too_long_is_scanned_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
