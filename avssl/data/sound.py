@@ -1,6 +1,7 @@
 """Sound of a clip between two times: the wav beside it through soundfile, else PyAV.
 
-Letters: C channels, N samples. Channels are averaged (FFmpeg's own down-mix gives 0.707 (L+R)).
+Letters: C channels, N samples, M samples of a part of the result, P taps of a filter.
+Channels are averaged (FFmpeg's own down-mix gives 0.707 (L+R)).
 """
 
 import functools
@@ -15,10 +16,15 @@ from avssl.data.container import MediaError, audio_stream, opened, packets
 
 if TYPE_CHECKING:
     import av
+    from torch import Tensor
 
 _MARGIN = 0.05  # s around the wanted stretch, for the resampling filter
 _SEEK_FROM = 10.0  # s: below it, decoding from the start is as fast as seeking
 _PREROLL = 1.0  # s decoded and dropped after a seek: codecs need some packets to settle
+_RATES = (1000, 1_000_000)  # Hz of files: others are damage
+_PHASES = 1000  # of a table of filters, which grows with their square
+_LOBES, _ROLLOFF = 6, 0.99  # of the filter: zeros to either side, and share of the band kept
+_AT_ONCE = 2**18  # taps worked out at once
 _GAP = 0.01  # s: packets that are further from where the last one ended are put where they belong
 
 
@@ -69,6 +75,8 @@ def _resampled(
     def window(rate: int) -> tuple[int, int]:
         if rate == sample_rate:
             return first, count
+        if not _RATES[0] <= rate <= _RATES[1]:
+            raise MediaError(f"its sound is said to have {rate} samples a second")
         # begin where a sample of the source and one of the result fall on the same instant
         step, out_step = _steps(rate, sample_rate)
         begin = math.floor((first - _MARGIN * sample_rate) / out_step) * step
@@ -94,9 +102,38 @@ def _steps(rate: int, sample_rate: int) -> tuple[int, int]:
 @functools.lru_cache(maxsize=16)
 def resampler(rate: int, sample_rate: int) -> Callable[[Any], Any]:
     """What brings float32 [..., N] from `rate` to `sample_rate` (Hz)."""
+    if max(_steps(rate, sample_rate)) > _PHASES:
+        return functools.partial(_by_formula, rate=rate, sample_rate=sample_rate)
     import torchaudio
 
-    return torchaudio.transforms.Resample(rate, sample_rate)
+    return torchaudio.transforms.Resample(
+        rate, sample_rate, lowpass_filter_width=_LOBES, rolloff=_ROLLOFF
+    )
+
+
+def _by_formula(wave: "Tensor", *, rate: int, sample_rate: int) -> "Tensor":
+    """What torchaudio's windowed sinc gives, without a table of its filter at every phase.
+
+    16001 Hz -> 16000 Hz has 16000 phases, whose filters would take gigabytes.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    band = min(rate, sample_rate) * _ROLLOFF  # zeros of the filter a second
+    reach = math.ceil(_LOBES * rate / band)  # samples to either side
+    padded = F.pad(wave, (reach, reach + 1))
+    around = torch.arange(-reach, reach + 2)  # [P] samples
+    rows = max(1, _AT_ONCE // len(around))
+    total = math.ceil(wave.shape[-1] * sample_rate / rate)
+    parts = []
+    for first in range(0, total, rows):
+        at = torch.arange(first, min(first + rows, total)) * rate  # [M] in 1 / sample_rate samples
+        sample, rest = at // sample_rate, at % sample_rate
+        away = (around - (rest.double() / sample_rate)[:, None]) * (band / rate)  # [M, P] zeros
+        shape = torch.cos(away.clamp(-_LOBES, _LOBES) * (math.pi / _LOBES / 2)) ** 2
+        taps = (torch.sinc(away) * shape * (band / rate)).to(wave)  # [M, P]
+        parts.append((padded[..., sample[:, None] + around + reach] * taps).sum(-1))  # [..., M]
+    return torch.cat(parts, -1) if parts else wave[..., :0]
 
 
 def _read_wav(path: str | os.PathLike[str], window: Window) -> tuple[np.ndarray, int]:
