@@ -83,7 +83,7 @@ class Conversion:
             return
         for name in names:
             item = self.tensors[name]
-            if not item.is_floating_point() or item.layout != torch.strided:
+            if not plain(item):
                 raise UserError(f"{self.path}: {name} is {_kind(item)}, not plain numbers")
         shapes = [self.tensors[name].shape for name in names]
         try:
@@ -172,6 +172,11 @@ class Conversion:
         if side * side != patches:
             raise UserError(f"{self.path}: '{what}' has {patches} patches, which make no square")
         return side
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds real numbers, one beside the other."""
+    return tensor.is_floating_point() and tensor.layout == torch.strided
 
 
 def _kind(tensor: Tensor) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net")  # hold 
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile, on every key
 HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_PICKLE_LIMIT = 2**24  # bytes of a zip's pickle, which tells the tensors' names and shapes
 _REFUSED = re.compile(r"Unsupported (?:global: GLOBAL|class|operand) ([\w.]+)|GLOBAL ([\w.]+)")
 
 
@@ -94,6 +96,8 @@ def _read_torch(path: Path) -> Any:
             f"{path} is not a checkpoint of PyTorch, which begins otherwise: give a .pth, .pt or "
             ".bin file, or .safetensors under its own name"
         )
+    if start == _ZIP:
+        _check_entries(path)
     try:
         # MAE's and DeiT's files hold their command line
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -107,7 +111,10 @@ def _read_torch(path: Path) -> Any:
         if refused:
             name = refused[1] or refused[2]
             if name.isdigit():
-                name = f"more than a plain file may (pickle's instruction {name})"
+                raise UserError(
+                    f"{path} is damaged, or a kind of pickle that torch.save does not write (it "
+                    f"has the instruction {name}); it was not run: fetch it again"
+                ) from None
             raise UserError(
                 f"{path} asks for {name}, which tensors do not need; it was not run. If you trust "
                 "the file, save its tensors alone as .safetensors with the project it comes from"
@@ -115,6 +122,30 @@ def _read_torch(path: Path) -> Any:
         raise UserError(
             f"{path} is damaged or no checkpoint ({_first_line(error)}): fetch it again"
         ) from None
+
+
+def _check_entries(path: Path) -> None:
+    """Refuse a zip that is not laid out as torch.save does it, before any of it is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"{path} is damaged or no checkpoint ({_first_line(error)}): fetch it again"
+        ) from None
+    for entry in entries:
+        name = shown(entry.filename)
+        # TorchScript compresses its code, which is not read
+        if entry.compress_type != zipfile.ZIP_STORED and "/code/" not in entry.filename:
+            raise UserError(
+                f"{path} is compressed ({name}), which torch.save does not do: unzip it, and zip "
+                "it again without compression, or fetch the original"
+            )
+        if entry.filename.endswith("data.pkl") and entry.file_size > _PICKLE_LIMIT:
+            raise UserError(
+                f"{path}: {name} takes {entry.file_size / 2**20:.0f} MiB, where names and shapes "
+                f"of tensors take less than {_PICKLE_LIMIT // 2**20}: it is no plain checkpoint"
+            )
 
 
 def _unwrap(value: Any, path: Path) -> dict[str, Tensor]:
@@ -127,10 +158,15 @@ def _unwrap(value: Any, path: Path) -> dict[str, Tensor]:
         value, seen = value[inner[0]], seen + 1
     if not isinstance(value, Mapping):
         raise UserError(f"{path} holds a {type(value).__name__}, not tensors by name")
-    tensors = {str(key): item for key, item in value.items() if isinstance(item, Tensor)}
+    tensors = {shown(str(key)): item for key, item in value.items() if isinstance(item, Tensor)}
     if not tensors:
-        names = ", ".join(repr(str(key)) for key in list(value)[:5]) or "nothing"
+        names = ", ".join(repr(str(key)[:160]) for key in list(value)[:5]) or "nothing"
         raise UserError(f"{path} holds no tensors by name, but {names}")
+    hollow = next((key for key, item in tensors.items() if item.is_meta), None)
+    if hollow is not None:
+        raise UserError(
+            f"{path}: {hollow} is a shape without values (a meta tensor), not plain numbers"
+        )
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in tensors):
             tensors = {key[len(prefix) :]: item for key, item in tensors.items()}
@@ -151,4 +187,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:160].rstrip(".")
+    return shown(text.splitlines()[0][:160].rstrip("."))
+
+
+def shown(name: str) -> str:
+    """A name of a file, which no layout has when it holds control characters: these escaped."""
+    return name if name.isprintable() else repr(name)[1:-1]

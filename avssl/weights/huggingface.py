@@ -95,7 +95,7 @@ def _blocks(c: Conversion, module: str, width: int, *, key_bias: bool = True) ->
     }
     activation = c.config.get("hidden_act", "gelu")
     if activation != "gelu":
-        raise UserError(f"{c.path} has the activation '{activation}'; avssl's blocks have gelu")
+        raise UserError(f"{c.path} has the activation {activation!r}; avssl's blocks have gelu")
     c.transformer(width, f"{layers}.0.{parts['mlp.fc1']}.weight")
     if "layer_norm_eps" in c.config:
         c.args["norm_eps"] = float(c.config["layer_norm_eps"])

@@ -33,7 +33,7 @@ from torch import Tensor
 from avssl.blocks.positions import sincos_table_2d
 from avssl.errors import UserError
 from avssl.weights import clips, huggingface, joint, pictures, sounds
-from avssl.weights.conversion import Conversion, strip
+from avssl.weights.conversion import Conversion, plain, strip
 from avssl.weights.files import Checkpoint
 from avssl.weights.huggingface import POSITIONS, PROJECTION
 
@@ -96,7 +96,7 @@ def _fixed_positions(table: Tensor) -> bool:
 
 def _no_cls_row(table: Tensor) -> bool:
     """Whether the first row is zero, as in fixed tables."""
-    return not bool(table[:, 0].any())
+    return plain(table) and not bool(table[:, 0].any())
 
 
 def _clip(tensors: Mapping[str, Tensor]) -> bool:
