@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _index(options: argparse.Namespace) -> int:
     from avssl.retrieval.build import index_clips  # after the arguments: --help is quick
+    from avssl.retrieval.show import printable
 
     done = index_clips(
         options.source,
@@ -102,7 +103,7 @@ def _index(options: argparse.Namespace) -> int:
     )
     for title, clips in (("unreadable", done.unreadable), ("left out", done.left_out)):
         for path, reason in clips[:SHOWN]:
-            print(f"{title}: {path}: {reason}")
+            print(f"{title}: {printable(path)}: {reason}")
         if len(clips) > SHOWN:
             print(f"{title}: and {len(clips) - SHOWN} more")
     print(
@@ -114,7 +115,7 @@ def _index(options: argparse.Namespace) -> int:
 
 def _query(options: argparse.Namespace) -> int:
     from avssl.retrieval.search import OTHER, Search
-    from avssl.retrieval.show import as_json, contact_sheet, table
+    from avssl.retrieval.show import as_json, contact_sheet, printable, table
 
     if options.picture and options.picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--picture {options.picture} must end in .png or .jpg")
@@ -129,7 +130,7 @@ def _query(options: argparse.Namespace) -> int:
     print(json.dumps(as_json(search, matches), indent=1) if options.json else table(matches))
     if options.picture:
         for path, reason in contact_sheet(options.picture, search, matches):
-            print(f"no picture of {path}: {reason}", file=sys.stderr)
+            print(f"no picture of {printable(path)}: {reason}", file=sys.stderr)
     return 0
 
 

@@ -74,6 +74,7 @@ class Search:
         }
         self._run = Path(run) if run is not None else (folder.resolve() / self.header.run).resolve()
         self._encoders: Encoders | None = None
+        self._compared = False  # the encoders with what the vectors were made by
         self._lock = threading.Lock()  # of the encoders while they are loaded
         self._roots: dict[str, Path] = {}
 
@@ -194,8 +195,7 @@ class Search:
     def clip(self, id: int) -> Clip:
         """The manifest row of a clip, with what is needed to read it (`avssl.data.media`)."""
         row = self._row(id)
-        del row["source"]
-        return Clip(**row)
+        return Clip(**{name: value for name, value in row.items() if name != "source"})
 
     def vector(self, id: int, modality: str) -> np.ndarray:
         """The vector [D] of a clip that is in the index."""
@@ -245,17 +245,22 @@ class Search:
                     )
                 self._encoders = avssl.load(self._run)
             encoder = self._encoders[modality]
-            known = self.header.modalities.get(modality)
-            check = {modality: known} if known else self.header.modalities
-            for name, entry in check.items():
-                same_model(
-                    self._encoders[name].fingerprint,
-                    entry.fingerprint,
-                    folder=self.folder,
-                    model=self.header.model,
-                    run=self._run,
-                )
+            if not self._compared:
+                self._compare(self._encoders)
+                self._compared = True
         return encoder
+
+    def _compare(self, encoders: Encoders) -> None:
+        """Raises UserError unless the vectors of every modality were made by these encoders."""
+        known = {name: m for name, m in self.header.modalities.items() if name in encoders.names}
+        for name, modality in (known or self.header.modalities).items():
+            same_model(
+                encoders[name].fingerprint,
+                modality.fingerprint,
+                folder=self.folder,
+                model=self.header.model,
+                run=self._run,
+            )
 
     def _row(self, id: int) -> dict[str, Any]:
         if not 0 <= id < self.header.number:

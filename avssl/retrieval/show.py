@@ -27,7 +27,14 @@ def table(matches: Sequence[Match]) -> str:
     rows = [("rank", "score", "id", "path", "time", "label")]
     for rank, match in enumerate(matches, start=1):
         rows.append(
-            (str(rank), f"{match.score:.4f}", str(match.id), match.path, _time(match), match.label)
+            (
+                str(rank),
+                f"{match.score:.4f}",
+                str(match.id),
+                printable(match.path),
+                _time(match),
+                printable(match.label),
+            )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = (True, True, True, False, False, False)
@@ -38,6 +45,11 @@ def table(matches: Sequence[Match]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: control characters, newlines among them, as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def as_json(search: Search, matches: Sequence[Match]) -> list[dict[str, Any]]:
@@ -67,8 +79,9 @@ def contact_sheet(path: Path, search: Search, matches: Sequence[Match]) -> list[
         except MediaError as error:
             failures.append((match.path, str(error)))
             draw.rectangle((left, top, left + _TILE - 1, top + _TILE - 1), fill="lightgrey")
-        name = match.path if len(match.path) <= 24 else "..." + match.path[-21:]
-        text = f"{place + 1}  {match.score:.3f}  {match.label[:12]}\n{name}"
+        name = printable(match.path)
+        name = name if len(name) <= 24 else "..." + name[-21:]
+        text = f"{place + 1}  {match.score:.3f}  {printable(match.label)[:12]}\n{name}"
         draw.multiline_text((left, top + _TILE + 2), text, fill="black", spacing=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)

@@ -15,10 +15,12 @@ Letters: N clips, D width.
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import shutil
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +28,13 @@ from typing import Any
 
 import numpy as np
 
+from avssl.data.manifest import Clip
 from avssl.errors import UserError
 from avssl.files import half_written, write_whole
 
 FORMAT = 1
 _KINDS = ("npy", "faiss")
+_LARGEST = 1e15  # of the numbers of a row
 PRECISIONS = ("float32", "float16")
 _HASHED_UP_TO = 1 << 30  # bytes: larger files are checked by their size, and rows when read
 
@@ -88,7 +92,12 @@ def read_header(folder: Path) -> Header:
             f"{folder} is no index, it has no index.json: build one with "
             "tools/retrieve.py index DATA --run RUN --out FOLDER"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (IsADirectoryError, NotADirectoryError):
+        raise UserError(
+            f"{path} is no file in an index folder: name the folder that tools/retrieve.py index "
+            "wrote, or build the index anew"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): build the index anew") from None
     return header
 
@@ -157,7 +166,9 @@ def open_vectors(folder: Path, header: Header, modality: str) -> np.ndarray:
     path = folder / header.name(f"{modality}.npy")
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
+        if not isinstance(vectors, np.ndarray):
+            raise ValueError("an archive")
+    except Exception as error:  # of many kinds: numpy lets the errors of its parsers through
         raise UserError(f"{path} is damaged ({error}): build the index anew") from None
     expected = (header.number, header.modalities[modality].width)
     if vectors.shape != expected or vectors.dtype != np.dtype(header.precision):
@@ -172,7 +183,11 @@ class Rows:
     """The lines of clips.K.jsonl, parsed when asked for; opening finds where they begin."""
 
     def __init__(self, path: Path, number: int) -> None:
-        self._bytes: np.ndarray = np.memmap(path, np.uint8, "r")
+        self._path = path
+        try:
+            self._bytes: np.ndarray = np.memmap(path, np.uint8, "r")
+        except ValueError as error:  # an empty file
+            raise UserError(f"{path} is damaged ({error}): build the index anew") from None
         ends = [
             np.flatnonzero(self._bytes[first : first + (1 << 24)] == ord("\n")) + first
             for first in range(0, len(self._bytes), 1 << 24)
@@ -189,8 +204,36 @@ class Rows:
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         begin = int(self._ends[row - 1]) + 1 if row else 0
-        found: dict[str, Any] = json.loads(self._bytes[begin : int(self._ends[row])].tobytes())
+        try:
+            found: dict[str, Any] = json.loads(self._bytes[begin : int(self._ends[row])].tobytes())
+            _check_row(found)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"{self._path} is damaged (line {row + 1}: {error}): build the index anew"
+            ) from None
         return found
+
+
+def _check_row(row: Mapping[str, Any]) -> None:
+    """Raises KeyError or ValueError unless a row holds the columns of a clip and its source."""
+    for name, value in row.items():
+        if type(value) not in _column_types()[name]:
+            raise ValueError(f"{name} is {type(value).__name__}")
+        if type(value) in (int, float) and not abs(value) < _LARGEST:  # nor NaN
+            raise ValueError(f"{name} is no number in use")
+    if "path" not in row or "source" not in row:
+        raise ValueError("no path or no source")
+
+
+@functools.cache
+def _column_types() -> dict[str, set[Any]]:
+    """The types that each column of a row may have."""
+    types: dict[str, set[Any]] = {"source": {int}}
+    for name, annotation in typing.get_type_hints(Clip).items():
+        kinds = set(typing.get_args(annotation) or (annotation,))
+        types[name] = kinds | ({int} if float in kinds else set())
+    del types["extra"]
+    return types
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Questions that cannot be answered are refused in a sentence; so are folders that were harmed."""
 
+import io
 import json
 import shutil
 import wave
@@ -11,8 +12,9 @@ import pytest
 
 from avssl.errors import UserError
 from avssl.retrieval import search as search_module
-from avssl.retrieval.search import Search
-from avssl.retrieval.store import Header
+from avssl.retrieval.search import Match, Search
+from avssl.retrieval.show import table
+from avssl.retrieval.store import Header, describe
 
 
 @pytest.fixture
@@ -88,6 +90,17 @@ def test_another_model_cannot_embed(copy: Path, other: Path, clips: Path, tmp_pa
         Search.open(copy, run=tmp_path / "gone").embed(clips / "00001.mp4", "audio")
 
 
+def test_vectors_of_another_model_are_no_targets(copy: Path, clips: Path) -> None:
+    path = copy / "index.json"
+    header = json.loads(path.read_text())
+    header["modalities"]["video"]["fingerprint"] = "0123456789abcdef"
+    path.write_text(json.dumps(header))
+    search = Search.open(copy)
+    for _ in range(2):  # as often as it is asked
+        with pytest.raises(UserError, match=r"another model .*, encoder 0123456789abcdef"):
+            search.embed(clips / "00001.mp4", "audio")
+
+
 def test_memory_is_estimated_before_anything_is_read(copy: Path) -> None:
     for path in copy.glob("*.npy"):
         path.unlink()
@@ -134,12 +147,79 @@ def test_damaged_files_are_named(copy: Path, name: str, harm: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "modalities": {"audio": 3}}', "\\xff"],
+    [
+        *("", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "modalities": {"audio": 3}}'),
+        *("\\xff", "[" * 200_000),
+    ],
+    ids=range(8),
 )
 def test_a_damaged_header_is_a_sentence(copy: Path, text: str) -> None:
     (copy / "index.json").write_text(text)
     with pytest.raises(UserError, match=r"index\.json is damaged .* build the index anew"):
         Search.open(copy)
+
+
+def test_a_header_that_is_a_folder_is_a_sentence(copy: Path) -> None:
+    (copy / "index.json").unlink()
+    (copy / "index.json").mkdir()
+    with pytest.raises(UserError, match=r"index\.json is no file in an index folder: name"):
+        Search.open(copy)
+
+
+def replaced(copy: Path, name: str, content: bytes) -> None:
+    """Write other content, and say in index.json that it is right."""
+    (copy / name).write_bytes(content)
+    header = json.loads((copy / "index.json").read_text())
+    header["files"][name] = describe(copy / name)
+    (copy / "index.json").write_text(json.dumps(header))
+
+
+@pytest.mark.parametrize("name", ["audio.1.npy", "clips.1.jsonl"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"\x93NUMPY\1\0\4\0((((", b"x"]
+)
+def test_damage_that_index_json_agrees_with_is_a_sentence(
+    copy: Path, name: str, content: bytes
+) -> None:
+    replaced(copy, name, content)
+    with pytest.raises(UserError, match="build the index anew"):
+        Search.open(copy)
+
+
+def test_an_archive_of_vectors_is_a_sentence(copy: Path) -> None:
+    content = io.BytesIO()
+    np.savez(content, x=np.ones(3))
+    replaced(copy, "audio.1.npy", content.getvalue())
+    with pytest.raises(UserError, match=r"audio\.1\.npy is damaged .* build the index anew"):
+        Search.open(copy)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{", "[]", "3", "{}", '{"source": 0}', '{"path": "a"}', "[" * 100_000),
+        *('{"path": 3, "source": 0}', '{"path": "a", "source": "x"}', "\udcff"),
+        *('{"path": "a", "source": 0, "start": "x"}', '{"path": "a", "source": 0, "start": NaN}'),
+        *('{"path": "a", "source": 0, "colour": 1}', '{"path": "a", "source": 0, "label": []}'),
+        '{"path": "a", "source": 0, "start": 1' + "0" * 400 + "}",
+    ],
+    ids=range(15),
+)
+def test_a_row_that_is_none_is_a_sentence(copy: Path, line: str) -> None:
+    lines = (copy / "clips.1.jsonl").read_bytes().splitlines()
+    lines[3] = line.encode(errors="surrogateescape")
+    replaced(copy, "clips.1.jsonl", b"\n".join(lines) + b"\n")
+    search = Search.open(copy)
+    with pytest.raises(UserError, match=r"clips\.1\.jsonl is damaged \(line 4: .* index anew"):
+        table(search.query(np.ones(16), top=8))
+    assert search.clip(2).path
+
+
+def test_a_table_shows_control_characters_escaped() -> None:
+    match = Match(0, "a\x1b[31m\nb é\u202e.mp4", None, None, "c\td", 0.5)
+    lines = table([match]).split("\n")
+    assert len(lines) == 2 and "a\\x1b[31m\\nb é\\u202e.mp4" in lines[1]
+    assert lines[1].endswith("c\\td")
 
 
 @pytest.mark.parametrize("value", [None, 3, -1, "x", [], {}, [1], {"a": 1}, True])
