@@ -146,7 +146,9 @@ def surplus_control_characters(folder: Path, state: dict[str, Tensor]) -> Path:
     return save(folder, {**state, "\x1b[2J\nerror: gone\r": torch.zeros(2)})
 
 
-HOSTILE = {
+Writer = Callable[[Path, dict[str, Tensor]], Path]
+
+HOSTILE: dict[Writer, str] = {
     malicious: "mkdir, which tensors do not need; it was not run",
     plain_pickle: "mkdir, which tensors do not need; it was not run",
     newer_pickle: "a kind of pickle that torch.save does not write (it has the instruction 149)",
@@ -183,7 +185,7 @@ def extract(
 
 @pytest.mark.parametrize("write", HOSTILE)
 def test_one_sentence_and_nothing_written(
-    write: Callable[[Path, dict[str, Tensor]], Path],
+    write: Writer,
     state: dict[str, Tensor],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
