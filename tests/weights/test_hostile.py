@@ -19,6 +19,7 @@ from torch import Tensor
 
 import avssl
 from avssl.errors import UserError
+from avssl.weights.files import read_checkpoint
 from tests.weights.plain import randomise, save
 
 TOOL = Path(__file__).parents[2] / "tools" / "extract.py"
@@ -117,8 +118,9 @@ def repacked(
     with zipfile.ZipFile(path, "w") as archive:
         for name, held in entries.items():
             how = zipfile.ZIP_DEFLATED if compressed in name else zipfile.ZIP_STORED
-            own = pickled is not None and name.endswith("data.pkl")
-            archive.writestr(name, pickled if own else held, compress_type=how)
+            if pickled is not None and name.endswith("data.pkl"):
+                held = pickled
+            archive.writestr(name, held, compress_type=how)
     return path
 
 
@@ -202,6 +204,14 @@ def test_one_sentence_and_nothing_written(
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "Traceback" not in said
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_zip_packed_again_without_compression_is_read(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    found = read_checkpoint(repacked(tmp_path, state, "nothing")).tensors
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
 
 
 def test_a_wrong_layout_is_one_sentence(
