@@ -135,9 +135,9 @@ class ClipDataset(Dataset[Sample]):
             samples = [sample for sample in samples if sample.inputs]
         # [B] each; as arrays, for every tensor that leaves a worker costs the receiver some ms
         batch: dict[str, Any] = {
-            "label": np.array([sample.label for sample in samples]),
-            "clip": np.array([sample.clip for sample in samples]),
-            "replaced": np.array([int(sample.replaced) for sample in samples]),
+            "label": np.array([sample.label for sample in samples], np.int64),
+            "clip": np.array([sample.clip for sample in samples], np.int64),
+            "replaced": np.array([sample.replaced for sample in samples], np.int64),
             "failures": failures,
         }
         if not samples or not all(sample.inputs for sample in samples):

@@ -6,10 +6,8 @@ Letters: B batch (windows, or clips), N tokens, D width, L layers asked for.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
+import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from avssl.data.batches import finish_inputs, stack_inputs
 from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+from avssl.encoders.fingerprint import fingerprint
 from avssl.encoders.layers import blocks_of, caught_layers, prefix_tokens
 from avssl.encoders.roles import Fusion, Tower
 from avssl.encoders.windows import Span, given_clips
@@ -86,17 +85,7 @@ class Encoder(nn.Module):
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that differ where weights, structure or preparation do."""
-        modules = {**self.towers, **({"fusion": self.fusion} if self.fusion is not None else {})}
-        made = [
-            self.data.window,
-            {name: asdict(recipe) for name, recipe in self.inputs.items()},
-            {name: _structure(module) for name, module in modules.items()},
-        ]
-        digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
-        for key, tensor in self.state_dict().items():
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
+        return fingerprint(self)
 
     @property
     def device(self) -> torch.device:
@@ -146,8 +135,9 @@ class Encoder(nn.Module):
         Raises:
             UserError: a clip cannot be read, is empty or not finite, or an argument is missing.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size} must be above 0")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size={batch_size!r} must be a whole number above 0")
+        layer = _asked(layer)
         clips, windows = given_clips(x, self.data, sample_rate=sample_rate, fps=fps, span=span)
         found: list[list[Any]] = [[] for _ in range(clips)]  # of each clip, its windows
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
@@ -156,11 +146,16 @@ class Encoder(nn.Module):
                 batch = finish_inputs(batch, self.inputs, self.device)
                 features = self.encode(batch, layer=layer, pool=pool)
                 for row, (clip, _) in enumerate(group):
-                    found[clip].append(_row(features, row, layers=_several(layer)))
+                    found[clip].append(_row(features, row, layers=isinstance(layer, list)))
         joined = [_join(parts, pool) for parts in found]
+        if not all(x.isfinite().all() for item in joined for x in _tensors(item)):
+            raise UserError(
+                f"the features of {self.name} are not finite: the model diverged, or its weights "
+                "are damaged"
+            )
         if pool == "none":
             return joined
-        return torch.stack(joined, dim=1 if _several(layer) else 0)  # [B, D] or [L, B, D]
+        return torch.stack(joined, dim=1 if isinstance(layer, list) else 0)  # [B, D] or [L, B, D]
 
     def encode(
         self,
@@ -184,19 +179,35 @@ class Encoder(nn.Module):
         """
         if pool not in POOLS:
             raise UserError(f"pool={pool!r} is none of {', '.join(POOLS)}")
-        if _several(layer) and not list(layer):  # type: ignore[arg-type]
-            raise UserError("layer=[] names no layer")
-        missing = [name for name in self.inputs if name not in inputs]
-        if missing:
-            raise UserError(f"the encoder {self.name} reads {missing[0]!r}: give it")
-        if not _several(layer):
-            return self._pooled(self._run(inputs, layer), pool)  # type: ignore[arg-type]
-        assert isinstance(layer, Sequence)
+        layer = _asked(layer)
+        if not torch.compiler.is_compiling():  # an exported encoder takes any batch, and lengths
+            self._check(inputs)
+        if not isinstance(layer, list):
+            return self._pooled(self._run(inputs, layer), pool)
         caught = self._layers(inputs)
         chosen = [self._pooled(caught[self._index(k)], pool) for k in layer]
         if isinstance(chosen[0], dict):
             return {name: torch.stack([item[name] for item in chosen]) for name in chosen[0]}
         return torch.stack(chosen)  # [L, B, D] or [L, B, N, D]
+
+    def _check(self, inputs: Mapping[str, Tensor]) -> None:
+        """Raises UserError for inputs that are missing, of another shape, or no numbers."""
+        for name, recipe in self.inputs.items():
+            x = inputs.get(name) if isinstance(inputs, Mapping) else None
+            if not isinstance(x, Tensor):
+                raise UserError(
+                    f"the encoder {self.name} reads {name!r}: give {{{name!r}: tensor}}"
+                )
+            if x.ndim != 1 + len(recipe.shape) or tuple(x.shape[1:]) != recipe.shape or not len(x):
+                wanted = ", ".join(map(str, recipe.shape))
+                raise UserError(
+                    f"the encoder {self.name} reads {name!r} of the shape [B, {wanted}]; found "
+                    f"{list(x.shape)}"
+                )
+            if not x.is_floating_point():
+                raise UserError(f"{name!r} must be floating-point, found {x.dtype}")
+        if len({len(inputs[name]) for name in self.inputs}) > 1:
+            raise UserError(f"as many windows of each input are needed: {', '.join(self.inputs)}")
 
     def _run(self, inputs: Mapping[str, Tensor], layer: int | None) -> dict[str, Tensor]:
         """Tokens of each tower, prefix tokens included; with "pooled" where a tower says so."""
@@ -266,19 +277,25 @@ class Encoder(nn.Module):
         return torch.cat(list(parts.values()), dim=-1)  # [B, D]
 
 
-def _structure(module: nn.Module) -> Any:
-    """What a tower is built of, as far as its weights do not tell: blocks and their arguments."""
-    spec = getattr(module, "spec", None)
-    if spec is None:
+def _asked(layer: Any) -> int | list[int] | None:
+    """Raises UserError for what names no layers."""
+    if layer is None:
         return None
-    return {
-        name: [item.block, item.arguments, _structure(module.get_submodule(name))]
-        for name, item in spec.modules.items()
-    }
+    try:
+        if isinstance(layer, (str, bool)):
+            raise TypeError
+        if not hasattr(layer, "__iter__") or getattr(layer, "ndim", 1) == 0:
+            return operator.index(layer)
+        layers = [operator.index(k) for k in layer]
+    except TypeError:
+        raise UserError(f"layer={layer!r:.60} is not a whole number or a list of them") from None
+    if not layers:
+        raise UserError("layer=[] names no layer")
+    return layers
 
 
-def _several(layer: int | Sequence[int] | None) -> bool:
-    return layer is not None and not isinstance(layer, int)
+def _tensors(features: Any) -> list[Tensor]:
+    return list(features.values()) if isinstance(features, dict) else [features]
 
 
 def _groups(windows: Iterator[Any], size: int) -> Iterator[list[Any]]:

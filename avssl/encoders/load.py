@@ -27,8 +27,9 @@ def load_encoders(
 ) -> Encoders:
     """Arguments and errors as of `avssl.load`."""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        if torch.empty(0, device=torch.device(device)).is_meta:
+            raise RuntimeError("it holds no numbers")
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"device={str(device)!r} cannot be used: {reason}") from None
     model = open_model(path, stage=stage, layout=layout, allow=allow, sizes=sizes)

@@ -96,8 +96,11 @@ def open_model(
 
     Raises UserError when the path is none of these, or an argument does not belong to its kind.
     """
-    path = Path(path).expanduser()
-    run, exported = (path / "config.yaml").is_file(), (path / ENCODER_FILE).is_file()
+    try:
+        path = Path(path).expanduser()
+        run, exported = (path / "config.yaml").is_file(), (path / ENCODER_FILE).is_file()
+    except (TypeError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path!r:.80} is no path of a model: {error!s:.80}") from None
     if (run or exported) and (layout is not None or allow or sizes):
         raise UserError(
             f"{path} is a folder of avssl: layout, allow and sizes belong to checkpoints of other "
@@ -132,7 +135,7 @@ def load_graph(run: str | os.PathLike[str], *, stage: str | None = None) -> Grap
 def _run(folder: Path, stage: str | None) -> Model:
     experiment = load_experiment(folder / "config.yaml", shapes=False)
     instances = {instance.name: instance for instance in experiment.instances}
-    name = stage or list(instances)[-1]
+    name = list(instances)[-1] if stage is None else stage
     if name not in instances:
         raise UserError(f"{folder} has no stage {name!r}: its stages are {', '.join(instances)}")
     path, progress, damaged = newest(folder / "checkpoints" / name)

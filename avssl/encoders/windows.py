@@ -14,23 +14,27 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+from avssl.data.config import DataConfig, FbankConfig
 from avssl.data.dataset import ClipDataset, extent, unusable
 from avssl.data.manifest import Clip, Manifest
-from avssl.data.media import scaled_size
 from avssl.data.probe import probe_clip
-from avssl.data.sound import resampler
 from avssl.data.timed import TimedCaller
+from avssl.encoders.arrays import (
+    check_pictures,
+    cropped,
+    given_arrays,
+    picture_rate,
+    read_still,
+    sound_at,
+)
 from avssl.errors import UserError
 
 Span = Literal["all", "middle"]
 SPANS = ("all", "middle")
 PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff".split())
 SCAN_LIMIT = 120.0  # s for finding out what one file holds
-SHORTEST = 0.025  # s, one frame of a filterbank
 
 Raw = dict[str, np.ndarray]  # input -> waveform float32 [N] or pictures uint8 [3, T, H, W]
 
@@ -66,7 +70,7 @@ def file_windows(path: Path, data: DataConfig, *, span: Span) -> Iterator[Raw]:
     Raises UserError when the file is not there, lacks a stream, or cannot be read.
     """
     if path.suffix.lower() in PICTURES:
-        pictures = _read_picture(path)
+        pictures = read_still(path)
         yield from _array_windows({"": pictures}, data, sample_rate=None, fps=1.0, span=span)
         return
     clip = scan_file(path)
@@ -129,7 +133,7 @@ def _listed(x: Any, data: DataConfig) -> list[Any]:
                 f"give {{{', '.join(repr(name) + ': ...' for name in data.inputs)}}}: "
                 f"{unknown[0]!r} is {'missing' if unknown[0] in data.inputs else 'unknown'}"
             )
-        parts = {name: _arrays(x[name], data.inputs[name]) for name in data.inputs}
+        parts = {name: given_arrays(x[name], data.inputs[name]) for name in data.inputs}
         counts = {name: len(arrays) for name, arrays in parts.items()}
         if len(set(counts.values())) > 1:
             raise UserError(f"as many clips of each input are needed, found {counts}")
@@ -142,30 +146,7 @@ def _listed(x: Any, data: DataConfig) -> list[Any]:
         names = ", ".join(repr(name) + ": ..." for name in data.inputs)
         raise UserError(f"give paths, or arrays as {{{names}}}; found {type(x).__name__}")
     ((name, recipe),) = data.inputs.items()
-    return [{name: array} for array in _arrays(x, recipe)]
-
-
-def _arrays(x: Any, recipe: FbankConfig | FramesConfig) -> list[Tensor]:
-    single = 1 if isinstance(recipe, FbankConfig) else 4
-    what = "waveforms [N], [B, N]" if single == 1 else "pictures [T, H, W, 3], uint8,"
-    if isinstance(x, (list, tuple)) and x and not isinstance(x[0], (int, float)):
-        items = [_tensor(item, what) for item in x]
-    else:
-        tensor = _tensor(x, what)
-        items = list(tensor) if tensor.ndim == single + 1 else [tensor]
-    for item in items:
-        if item.ndim != single:
-            raise UserError(f"give {what} or a list of them; found the shape {list(item.shape)}")
-        if 0 in item.shape:
-            raise UserError(f"an input is empty: its shape is {list(item.shape)}")
-    return items
-
-
-def _tensor(x: Any, what: str) -> Tensor:
-    try:
-        return torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError):
-        raise UserError(f"give a path, or {what} or a list of them; found {x!r:.60}") from None
+    return [{name: array} for array in given_arrays(x, recipe)]
 
 
 def _array_windows(
@@ -184,16 +165,11 @@ def _array_windows(
         if isinstance(recipe, FbankConfig):
             if "" in arrays:
                 raise UserError("a picture has no sound: give a clip or a sound")
-            sounds[name] = _sound(array, sample_rate, recipe.sample_rate)
+            sounds[name] = sound_at(array, sample_rate, recipe.sample_rate)
             lengths.append(len(sounds[name]) / recipe.sample_rate)
         else:
-            if array.dtype != torch.uint8 or array.shape[-1] != 3:
-                raise UserError(
-                    "pictures are uint8 RGB [T, H, W, 3]; found "
-                    f"{str(array.dtype).removeprefix('torch.')} {list(array.shape)}"
-                )
-            if not fps or not fps > 0:
-                raise UserError("give fps=, the pictures per second")
+            check_pictures(array)
+            fps = picture_rate(fps)
             lengths.append(len(array) / fps)
     length = min(lengths)
     period = min(length, data.window)  # a clip shorter than the window is repeated
@@ -210,52 +186,5 @@ def _array_windows(
                 array = arrays[""] if "" in arrays else arrays[name]
                 times = start + recipe.times(data.window, period)
                 index = torch.from_numpy(times * fps + 1e-4).long().clamp(max=len(array) - 1)
-                raw[name] = _cropped(array[index], recipe.size)
+                raw[name] = cropped(array[index], recipe.size)
         yield raw
-
-
-def _sound(wave: Tensor, rate: int | None, wanted: int) -> Tensor:
-    """Float32 [N] at the wanted rate."""
-    if not rate or not rate > 0:
-        raise UserError("give sample_rate=, in Hz")
-    if wave.dtype == torch.int16:
-        wave = wave.float() / 2**15
-    if not wave.is_floating_point():
-        raise UserError(
-            "a waveform is float in [-1, 1] or int16; found "
-            f"{str(wave.dtype).removeprefix('torch.')}"
-        )
-    wave = wave.detach().cpu().float()
-    if not wave.isfinite().all():
-        raise UserError("a waveform holds values that are not finite")
-    if len(wave) / rate < SHORTEST:
-        raise UserError(
-            f"a waveform is {len(wave)} samples long, {len(wave) / rate * 1000:.1f} ms: at least "
-            f"{SHORTEST * 1000:g} ms are needed"
-        )
-    return wave if rate == wanted else resampler(rate, wanted)(wave)  # [N]
-
-
-def _cropped(pictures: Tensor, size: int) -> np.ndarray:
-    """uint8 [T, H, W, 3] -> uint8 [3, T, size, size]: the shorter side to `size`, the centre."""
-    height, width = pictures.shape[1:3]
-    clip = Clip(path="", width=width, height=height)
-    across, down = scaled_size(clip, size)
-    x = pictures.permute(0, 3, 1, 2).float()  # [T, 3, H, W]
-    if (height, width) != (down, across):
-        x = F.interpolate(x, size=(down, across), mode="bilinear", antialias=True)
-    top, left = round((down - size) / 2), round((across - size) / 2)
-    x = x[:, :, top : top + size, left : left + size].round().clamp(0, 255).byte()
-    return x.permute(1, 0, 2, 3).contiguous().numpy()  # [3, T, size, size]
-
-
-def _read_picture(path: Path) -> Tensor:
-    """A still as uint8 [1, H, W, 3]."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return torch.from_numpy(np.array(upright)[None])  # [1, H, W, 3]
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a picture that can be read: {error}") from None

@@ -22,9 +22,10 @@ from torch.nn.utils.rnn import pad_sequence
 import avssl
 from avssl.data.batches import finish_inputs, stack_inputs
 from avssl.data.config import FbankConfig, FramesConfig
+from avssl.encoders.arrays import SHORTEST
 from avssl.encoders.encoder import Encoder
 from avssl.encoders.load import Encoders
-from avssl.encoders.windows import SHORTEST, Span, given_clips
+from avssl.encoders.windows import Span, given_clips
 from avssl.errors import UserError
 from avssl.export.states import LayeredEncoder, time_grid
 

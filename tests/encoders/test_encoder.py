@@ -82,7 +82,7 @@ def test_layers(av: Encoders) -> None:
     assert not any(block._forward_hooks for block in blocks)
     for sentence, kwargs in (
         ("names no layer", {"layer": []}),
-        ("must be above 0", {"batch_size": 0}),
+        ("batch_size=0 must be", {"batch_size": 0}),
     ):
         with pytest.raises(UserError, match=sentence):
             enc(torch.zeros(2, 48, 64, 3, dtype=torch.uint8), fps=1.0, **kwargs)
@@ -199,6 +199,42 @@ def test_one_tower_needs_and_holds_nothing_else(
     assert read == ["audio"]
 
 
+def test_arrays_of_every_kind(av: Encoders) -> None:
+    wave = noise(1).double().numpy()
+    expected = av.audio(wave, sample_rate=RATE, layer=1)
+    held = np.broadcast_to(wave, (1, len(wave)))
+    for given in (wave.astype(">f8"), wave[::-1][::-1], wave.astype(np.longdouble), held):
+        for layer in (np.int64(1), torch.tensor(1)):
+            found = av.audio(given, sample_rate=np.int32(RATE), layer=layer)  # type: ignore[arg-type]
+            assert torch.equal(found, expected)
+    layers = av.audio(wave, sample_rate=16000.0, layer=np.array([0, 1]))  # type: ignore[arg-type]
+    assert torch.equal(layers[1], expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"audio": None}, "reads 'audio': give"),
+        ({"audio": torch.zeros(2, 1, 3, 3)}, r"\[B, 1, 64, 32\]; found \[2, 1, 3, 3\]"),
+        ({"audio": torch.zeros(0, 1, 64, 32)}, r"found \[0, 1, 64, 32\]"),
+        ({"audio": torch.zeros(3, 1, 64, 32)}, "as many windows of each input"),
+        ({"audio": torch.zeros(2, 1, 64, 32, dtype=torch.int64)}, "must be floating-point"),
+    ],
+)
+def test_prepared_input_that_does_not_fit(
+    av: Encoders, change: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        av.audio_video.encode({**batch(), **change})
+
+
+def test_a_model_that_diverged(av: Encoders) -> None:
+    with torch.no_grad():
+        next(av.audio.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="the features of audio are not finite"):
+        av.audio(noise(1), sample_rate=RATE)
+
+
 def test_half_precision(av: Encoders) -> None:
     half = av.audio(noise(1), sample_rate=RATE)
     low = av.audio.to(torch.bfloat16)(noise(1), sample_rate=RATE)
@@ -282,6 +318,19 @@ def test_pictures_of_a_part_of_the_window(length: float, times: list[float]) -> 
         (torch.zeros(100), {"sample_rate": RATE}, r"100 samples long, 6\.2 ms: at least 25 ms"),
         (torch.full((RATE,), torch.nan), {"sample_rate": RATE}, "not finite"),
         (torch.zeros(RATE), {}, "give sample_rate="),
+        (torch.zeros(RATE), {"sample_rate": True}, "sample_rate=True is not a whole number of Hz"),
+        (torch.zeros(RATE), {"sample_rate": 1}, "from 1000 to 1000000"),
+        (torch.zeros(RATE), {"sample_rate": 16000.5}, "sample_rate=16000.5 is not a whole"),
+        (torch.zeros(RATE), {"sample_rate": "16k"}, "sample_rate='16k' is not a whole"),
+        (torch.full((RATE,), 1e4), {"sample_rate": RATE}, "peaks at 10000, far outside"),
+        (torch.zeros(RATE).to_sparse(), {"sample_rate": RATE}, "found sparse_coo float32"),
+        (torch.zeros(RATE, device="meta"), {"sample_rate": RATE}, "on meta"),
+        (torch.zeros(RATE, dtype=torch.cfloat), {"sample_rate": RATE}, "complex64"),
+        (["a.wav", torch.zeros(RATE)], {"sample_rate": RATE}, "mixed in one list"),
+        (torch.zeros(RATE), {"sample_rate": RATE, "batch_size": "1"}, "batch_size='1' must be"),
+        (torch.zeros(RATE), {"sample_rate": RATE, "layer": "1"}, "layer='1' is not a whole"),
+        (torch.zeros(RATE), {"sample_rate": RATE, "layer": 1.5}, "layer=1.5 is not a whole"),
+        (torch.zeros(RATE), {"sample_rate": RATE, "layer": [None]}, "is not a whole number"),
         (torch.zeros(RATE, dtype=torch.int64), {"sample_rate": RATE}, "found int64"),
         (torch.zeros(2, 2, RATE), {"sample_rate": RATE}, r"found the shape \[2, 2, 16000\]"),
         (object(), {"sample_rate": RATE}, "give a path, or waveforms"),
@@ -313,6 +362,12 @@ def test_bad_files_are_sentences(av: Encoders, media: Path, tmp_path: Path) -> N
         av.video(torch.zeros(3, 4, 4, 3))
     with pytest.raises(UserError, match="pictures per second"):
         av.video(torch.zeros(3, 4, 4, 3, dtype=torch.uint8))
+    frames = torch.zeros(3, 4, 4, 3, dtype=torch.uint8)
+    for fps in (1e-9, float("inf"), float("nan"), "25", -1):
+        with pytest.raises(UserError, match="is not a number of pictures per second"):
+            av.video(frames, fps=fps)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="too narrow"):
+        av.video(torch.zeros(2, 1, 10000, 3, dtype=torch.uint8), fps=8.0)
     with pytest.raises(UserError, match="'sound' is unknown"):
         av.audio_video({"audio": noise(1), "video": 0, "sound": 0})
 
@@ -324,8 +379,14 @@ def test_bad_models_are_sentences(mavil: Path, tmp_path: Path) -> None:
         avssl.load(tmp_path / "nothing")
     with pytest.raises(UserError, match="layout, allow and sizes belong to checkpoints of other"):
         avssl.load(mavil, layout="mae")
-    with pytest.raises(UserError, match="device='nowhere' cannot be used"):
-        avssl.load(mavil, device="nowhere")
+    for device in ("nowhere", "meta", None):
+        with pytest.raises(UserError, match="cannot be used"):
+            avssl.load(mavil, device=device)  # type: ignore[arg-type]
+    for path in (None, 5, "x" * 5000):
+        with pytest.raises(UserError, match="is no path of a model"):
+            avssl.load(path)  # type: ignore[call-overload]
+    with pytest.raises(UserError, match="has no stage ''"):
+        avssl.load(mavil, stage="")
     save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError):
         avssl.load(tmp_path / "x.safetensors")

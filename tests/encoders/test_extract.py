@@ -112,6 +112,18 @@ def test_a_stretch_that_cannot_be_used_is_named(av: Encoders, media: Path, tmp_p
     assert {path for path, *_ in found.failures} == {"odd/1.mp4", "even/text.mp4"}
 
 
+def test_a_name_that_is_not_utf8_is_named(av: Encoders, media: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "media"
+    folder.mkdir()
+    for name in (b"good.mp4", b"b\xffd.mp4"):
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            file.write((media / "odd" / "1.mp4").read_bytes())
+    out = tmp_path / "out"
+    found = extract(av, str(folder), out, wanted(), workers=0)
+    assert found.written == 1 and [path for path, *_ in found.failures] == ["b\\xffd.mp4"]
+    assert "b\\xffd.mp4,,,its name is not UTF-8: rename it" in (out / "failures.csv").read_text()
+
+
 def test_a_damaged_file_is_named(av: Encoders, media: Path, tmp_path: Path) -> None:
     extract(av, str(media), tmp_path, wanted(), workers=0)
     path = shard_paths(tmp_path, "safetensors")[0]
