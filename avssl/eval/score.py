@@ -38,9 +38,10 @@ class Score:
         figures: "top1" and "top5" (shares of clips), or "mAP"; means over the folds.
         spread: standard deviation of each over the folds (n - 1); empty for one split.
         folds: the figures of each fold; empty for one split.
-        chance, majority: of each figure, a guess, and the answer that never changes: the most
-            frequent class of the scored clips, or equal scores for all.
+        chance, majority: of each figure, a guess, and the answer that never changes: of the classes
+            that were fitted to, the most frequent among the scored clips, or equal scores for all.
         fitted, scored: clips; over the folds, a mean and the sum.
+        unknown: scored clips of classes that no clip was fitted to; over the folds, the sum.
         per_class: accuracy or average precision of each class, NaN for one without clips.
         clips: scored clips of each class.
         confusion: counts, row the true class; None for several labels a clip.
@@ -53,6 +54,7 @@ class Score:
     majority: dict[str, float]
     fitted: int
     scored: int
+    unknown: int
     per_class: list[float]
     clips: list[int]
     confusion: list[list[int]] | None
@@ -70,6 +72,9 @@ def score(
     """Fit and score in each part of `clips`, on the vectors called `names` side by side.
 
     progress: called after each of `fits` steps.
+
+    Raises:
+        UserError: a part without usable clips, or that fits to no class of the clips it scores.
     """
     x = join(features, names, unit=fit == "knn")
     position = {row: i for i, row in enumerate(features.clips.tolist())}
@@ -81,6 +86,10 @@ def score(
             if not rows:
                 raise UserError(f"{part.name}: not one of the clips to be {side} can be used")
         y = clips.targets[features.clips]  # [clips, C]
+        known = y[fitted].any(0)  # [C]
+        unknown = len(scored) - int(y[scored][:, known].any(1).sum())
+        if unknown == len(scored):
+            raise UserError(_nothing_in_common(part.name, y[fitted], y[scored], clips.classes))
         if fit == "knn":
             scores = neighbour_votes(x[scored], y[fitted], bank=x[fitted])
         elif multi_label:
@@ -91,7 +100,7 @@ def score(
             missing = y.shape[1] - scores.shape[1]  # classes behind the last that occurs here
             scores = F.pad(scores, (0, missing), value=-torch.inf)
         measure = _several if multi_label else _single
-        parts.append(measure(y[scored], scores, len(fitted)))
+        parts.append(measure(y[scored], scores, known, len(fitted), unknown))
         if not (multi_label and fit == "linear"):
             progress()
     return parts[0] if len(parts) == 1 else _over_folds(parts, clips.parts)
@@ -103,12 +112,26 @@ def fits(clips: EvalClips, *, fit: Fit, multi_label: bool) -> int:
     return groups * len(clips.parts)
 
 
-def _single(y: Tensor, scores: Tensor, fitted: int) -> Score:
-    """One label a clip. y, scores: [M, C]."""
+def _nothing_in_common(part: str, fitted: Tensor, scored: Tensor, classes: Sequence[str]) -> str:
+    """That no class of `fitted` [N, C] is one of `scored` [M, C]."""
+
+    def some(y: Tensor) -> str:
+        names = [name for name, used in zip(classes, y.any(0).tolist(), strict=True) if used]
+        return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+
+    return (
+        f"{part}: none of its {len(scored)} scored clips is of a class that was fitted to (fitted "
+        f"to {some(fitted)}; scored {some(scored)}): each class needs clips on both sides, see the "
+        "columns 'label' and 'split' or that of the folds"
+    )
+
+
+def _single(y: Tensor, scores: Tensor, known: Tensor, fitted: int, unknown: int) -> Score:
+    """One label a clip. y, scores: [M, C]; known: [C]."""
     labels, predictions = y.argmax(1), scores.argmax(1)
     classes = y.shape[1]
     count = y.sum(0)  # [C]
-    share = count.sort(descending=True).values / len(y)
+    share = (count * known).sort(descending=True).values / len(y)
     table = confusion(labels, predictions, classes=classes)
     right = torch.from_numpy(table).diagonal().double()
     return Score(
@@ -119,14 +142,15 @@ def _single(y: Tensor, scores: Tensor, fitted: int) -> Score:
         majority={"top1": share[0].item(), "top5": share[:5].sum().item()},
         fitted=fitted,
         scored=len(y),
+        unknown=unknown,
         per_class=(right / count).tolist(),
         clips=count.long().tolist(),
         confusion=table.tolist(),
     )
 
 
-def _several(y: Tensor, scores: Tensor, fitted: int) -> Score:
-    """Several labels a clip. y, scores: [M, C]."""
+def _several(y: Tensor, scores: Tensor, known: Tensor, fitted: int, unknown: int) -> Score:
+    """Several labels a clip. y, scores: [M, C]; known: [C]."""
     precision = average_precisions(y, scores)  # [C]
     share = y.mean(0)[y.any(0)].mean().item()  # what equal scores get
     return Score(
@@ -137,6 +161,7 @@ def _several(y: Tensor, scores: Tensor, fitted: int) -> Score:
         majority={"mAP": share},
         fitted=fitted,
         scored=len(y),
+        unknown=unknown,
         per_class=precision.tolist(),
         clips=y.sum(0).long().tolist(),
         confusion=None,
@@ -164,7 +189,8 @@ def _over_folds(scores: Sequence[Score], parts: Sequence[Part]) -> Score:
         chance=mean([one.chance for one in scores]),
         majority=mean([one.majority for one in scores]),
         fitted=round(statistics.fmean(one.fitted for one in scores)),
-        scored=int(sum(one.scored for one in scores)),
+        scored=sum(one.scored for one in scores),
+        unknown=sum(one.unknown for one in scores),
         per_class=per_class,
         clips=counts.sum(0).tolist(),
         confusion=table,

@@ -48,6 +48,11 @@ def sheets(found: Evaluated) -> list[Sheet]:
 def notes(found: Evaluated) -> list[str]:
     """Lines on which clips do not count, and why."""
     lines = []
+    if unknown := next((one for one in _trained(found).values() if one.unknown), None):
+        lines.append(
+            f"{unknown.unknown} of {unknown.scored} scored clips are of classes that no clip was "
+            "fitted to: no answer to them can be right"
+        )
     for side, count in found.counts.items():
         lines.append(
             f"{side}: {count.used} clips used, {len(count.left_out)} left out, "

@@ -1,6 +1,7 @@
 """tools/evaluate.py from a trained run to its files, on sounds whose class can be heard."""
 
 import json
+import re
 import runpy
 import statistics
 import sys
@@ -103,6 +104,16 @@ def test_a_fold_is_scored_as_a_split_of_the_same_clips(run: Path, sounds: Path, 
     shares = [fold["top1"] for fold in one.folds.values()]
     assert one.figures["top1"] == pytest.approx(statistics.fmean(shares))
     assert one.spread["top1"] == pytest.approx(statistics.stdev(shares))
+
+
+def test_scored_clips_of_classes_that_were_not_fitted_to_are_told(run: Path, sounds: Path) -> None:
+    text = (sounds / "manifest.csv").read_text()
+    for number in ("03", "07"):
+        text = re.sub(rf"{number}.wav,\w+,", f"{number}.wav,strange,", text)
+    (sounds / "strange.csv").write_text(text)
+    lines = notes(measure(run, sounds / "strange.csv", task="knn"))
+    assert lines[0].startswith("2 of 9 scored clips are of classes that no clip was fitted to")
+    assert "fitted to" not in "\n".join(notes(measure(run, sounds, task="knn")))
 
 
 def test_a_clip_of_which_a_window_cannot_be_read_is_left_out_and_named(

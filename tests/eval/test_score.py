@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from avssl.data.manifest import Clip, Manifest
+from avssl.errors import UserError
 from avssl.eval.clips import EvalClips, Part
 from avssl.eval.features import Features
 from avssl.eval.score import Fit, Score, score
@@ -99,6 +100,21 @@ def test_majority_and_chance_by_hand() -> None:
     assert found.chance == {"top1": pytest.approx(1 / 3), "top5": 1}
     assert found.majority["top1"] == pytest.approx(4 / 6)
     assert found.clips == [1, 4, 1]
+
+
+@pytest.mark.parametrize("fit", ["linear", "knn"])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_classes_that_nothing_was_fitted_to(fit: Fit, multi_label: bool) -> None:
+    features = made(12, 4)
+    features.labels[:] = torch.tensor([0, 0, 0, 2, 2, 2, 1, 1, 1, 3, 3, 3])
+    part = Part("test", list(range(6)), list(range(6, 12)))
+    with pytest.raises(UserError, match=r"none of its 6 .* 'class 0', 'class 2'; scored 'class 1'"):
+        measured(features, chosen(features, [part]), fit, multi_label=multi_label)
+    part = Part("test", list(range(5)), list(range(5, 12)))
+    found = measured(features, chosen(features, [part]), fit, multi_label=multi_label)
+    assert (found.unknown, found.scored) == (6, 7)
+    if not multi_label:
+        assert found.majority == {"top1": pytest.approx(1 / 7), "top5": pytest.approx(1 / 7)}
 
 
 def test_several_labels_have_map_and_no_confusion() -> None:
