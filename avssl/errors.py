@@ -1,6 +1,7 @@
 """Errors that a user can mend: sentences, no traceback, exit code 2."""
 
 import functools
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -22,10 +23,15 @@ class ConfigError(UserError):
 
 
 def run_tool(main: Callable[[], int | None]) -> Callable[[], None]:
-    """Wrap the main function of a command-line tool: user errors end it with exit code 2."""
+    """Wrap the main function of a command-line tool: user errors end it with exit code 2.
+
+    What standard output cannot encode, such as bytes of a file name, is printed as escapes.
+    """
 
     @functools.wraps(main)
     def wrapped() -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = main()
         except ConfigError as error:

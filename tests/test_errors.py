@@ -1,5 +1,6 @@
 """What a user sees of an error: one sentence and exit code 2, no traceback."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_a_path_that_cannot_be_written_is_named(
         run_tool(lambda: fail_to_write(tmp_path / "none" / "file"))()
     assert caught.value.code == 2
     assert "none/file': No such file or directory" in capsys.readouterr().err
+
+
+def test_bytes_of_a_file_name_are_printed_as_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, "utf-8", "strict", write_through=True))
+    with pytest.raises(SystemExit):
+        run_tool(lambda: print("a\udcff.mp4"))()
+    assert out.getvalue() == b"a\\udcff.mp4\n"
 
 
 def fail_to_write(path: Path) -> None:
