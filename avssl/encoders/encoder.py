@@ -33,6 +33,8 @@ class Encoder(nn.Module):
         name: "audio", "video", "audio_video", or a module's name.
         data: how its inputs are made: window and recipes of these inputs alone.
         towers: the underlying modules by name. fusion: the module that joins them, if any.
+        any_length: inputs of `encode` are not held against the trained shapes; for exports, whose
+            positions fit shorter ones.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Encoder(nn.Module):
         self.name, self.data = name, data
         self.towers = nn.ModuleDict(towers)
         self.fusion = fusion
+        self.any_length = False
         self._roles, self._fusion_role = dict(roles), fusion_role
         self.eval()
 
@@ -180,7 +183,7 @@ class Encoder(nn.Module):
         if pool not in POOLS:
             raise UserError(f"pool={pool!r} is none of {', '.join(POOLS)}")
         layer = _asked(layer)
-        if not torch.compiler.is_compiling():  # an exported encoder takes any batch, and lengths
+        if not self.any_length:
             self._check(inputs)
         if not isinstance(layer, list):
             return self._pooled(self._run(inputs, layer), pool)

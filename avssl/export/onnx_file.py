@@ -50,6 +50,7 @@ class Exported(nn.Module):
     def __init__(self, source: Source) -> None:
         super().__init__()
         self.encoder = source.built_anew()
+        self.encoder.any_length = True
         self.inputs = list(source.encoder.inputs)
         self.step = {}
         for tower, read in source.towers.items():
