@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -169,6 +171,16 @@ def test_one_command_serves_a_run(model: Path, tmp_path: Path) -> None:
     (made,) = (model / "indexes").glob("*/index.json")
     assert run_index(model, None, None, memory=10**9) == made.parent  # nothing is encoded again
     assert Search.open(made.parent).header.generation == 1 and len(Search.open(made.parent)) == 8
+
+
+def test_a_folder_whose_name_is_not_utf8_is_indexed(
+    model: Path, clips: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(model, tmp_path / "run"))
+    source = tmp_path / os.fsdecode(b"s\xff")
+    source.mkdir()
+    shutil.copy(clips / "00001.mp4", source)
+    assert len(Search.open(run_index(run, str(source), None, memory=10**9))) == 1
 
 
 def test_mistakes_are_sentences(

@@ -71,7 +71,7 @@ def run_index(run: Path, source: str | None, split: str | None, *, memory: int) 
         source = os.path.abspath(os.path.expanduser(source))
     # another model or source is another index
     prints = [encoders[name].fingerprint for name in ("audio", "video")]
-    mark = hashlib.sha256("\n".join([source, *prints]).encode()).hexdigest()[:12]
+    mark = hashlib.sha256(os.fsencode("\n".join([source, *prints]))).hexdigest()[:12]
     stem = re.sub(r"\W+", "-", source.removeprefix("corpus:").rstrip("/").split("/")[-1])
     in_run = (run / "checkpoints").is_dir() and os.access(run, os.W_OK)
     folder = (run if in_run else cache_folder()) / "indexes" / f"{stem}-{split or 'all'}-{mark}"
