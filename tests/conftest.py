@@ -3,7 +3,7 @@
 import os
 
 # before torch is imported: the tests' tensors are small, more threads only wait for each other
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
 

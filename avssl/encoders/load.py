@@ -92,6 +92,13 @@ class Encoders:
     def __repr__(self) -> str:
         return f"Encoders({self.name!r}: {', '.join(self.names)})"
 
+    def to(self, device: torch.device | str) -> Encoders:
+        """Move the encoders that are built, and build the others there."""
+        self.device = torch.device(device)
+        for encoder in self._built.values():
+            encoder.to(self.device)
+        return self
+
     def data(self, source: str, names: Sequence[str] | None = None, **changes: Any) -> DataConfig:
         """The data section that prepares other clips as this model's own were.
 

@@ -55,6 +55,8 @@ def given_clips(
     def windows() -> Iterator[tuple[int, Raw]]:
         for number, clip in enumerate(clips):
             if isinstance(clip, (str, os.PathLike)):
+                if sample_rate is not None or fps is not None:
+                    raise UserError("a file tells its own rate: sample_rate and fps are for arrays")
                 found = file_windows(Path(clip).expanduser(), data, span=span)
             else:
                 found = _array_windows(clip, data, sample_rate=sample_rate, fps=fps, span=span)

@@ -235,6 +235,12 @@ def test_a_model_that_diverged(av: Encoders) -> None:
         av.audio(noise(1), sample_rate=RATE)
 
 
+def test_all_encoders_move(av: Encoders) -> None:
+    first = av.audio
+    assert av.to("cpu") is av and av.audio is first
+    assert {av.audio.device.type, av.video.device.type} == {"cpu"}
+
+
 def test_half_precision(av: Encoders) -> None:
     half = av.audio(noise(1), sample_rate=RATE)
     low = av.audio.to(torch.bfloat16)(noise(1), sample_rate=RATE)
@@ -336,6 +342,7 @@ def test_pictures_of_a_part_of_the_window(length: float, times: list[float]) -> 
         (object(), {"sample_rate": RATE}, "give a path, or waveforms"),
         ([], {"sample_rate": RATE}, "the list is empty|is empty"),
         ("missing.wav", {}, r"missing\.wav is not there"),
+        ("missing.wav", {"sample_rate": RATE}, "a file tells its own rate"),
         (".", {}, "is a folder: give a file"),
         (torch.zeros(RATE), {"sample_rate": RATE, "pool": "max"}, "none of mean, cls, none"),
         (torch.zeros(RATE), {"sample_rate": RATE, "span": "end"}, "none of all, middle"),
