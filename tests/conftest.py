@@ -1,11 +1,16 @@
 """Which tests run: `gpu` needs a CUDA device, `long` is asked for with --long."""
 
 import os
+import signal
 
 # before torch is imported: the tests' tensors are small, more threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
+
+# a shell's background job ignores Ctrl-C, and so would every program that a test starts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
