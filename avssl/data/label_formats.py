@@ -11,8 +11,8 @@ from avssl.errors import UserError
 
 # 32 of the 34 classes of Kinetics-Sounds (Arandjelovic and Zisserman 2017, arXiv 1705.08168), whose
 # list was printed for an early Kinetics-400; these have a name in the released files. As given by
-# the authors of CrissCross (GitHub pritamqu/CrissCross, issue 4); the 31 of AdaMML (IBM/AdaMML,
-# issue 3) are the same without "strumming guitar".
+# the authors of CrissCross (GitHub pritamqu/CrissCross); the 31 of AdaMML (GitHub IBM/AdaMML) are
+# the same without "strumming guitar".
 KINETICS_SOUNDS = (
     "blowing nose, blowing out candles, bowling, chopping wood, dribbling basketball, laughing, "
     "mowing lawn, playing accordion, playing bagpipes, playing bass guitar, playing clarinet, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from avssl.data.manifest import Manifest
 from avssl.errors import UserError
 from avssl.files import write_whole
 from avssl.finetune.config import Finetune
+from avssl.train.run_folder import differences
 
 # what may differ between the call that started and the one that goes on
 HARMLESS = {
@@ -53,20 +53,9 @@ def claim(folder: Path, config: Finetune, data: DataConfig, about: dict[str, Any
         earlier = yaml.safe_load(stored.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{stored} is damaged: give another folder with run=...") from None
-    different = list(_differences(earlier, mine))
+    different = list(differences(earlier, mine, harmless=HARMLESS))
     if different:
         raise UserError(
             f"run={folder} was started with other settings: {'; '.join(different[:6])}. Give "
             "another folder with run=..., or remove this one"
         )
-
-
-def _differences(earlier: Any, now: Any, key: str = "") -> Iterator[str]:
-    if key in HARMLESS:
-        return
-    if isinstance(earlier, dict) and isinstance(now, dict):
-        for name in {**earlier, **now}:
-            inner = f"{key}.{name}" if key else str(name)
-            yield from _differences(earlier.get(name), now.get(name), inner)
-    elif earlier != now:
-        yield f"{key} is {earlier} there and {now} here"

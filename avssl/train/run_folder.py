@@ -27,7 +27,7 @@ from avssl.errors import UserError
 from avssl.files import half_written, locked, metrics_rows, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from avssl.train.config import Experiment
 
@@ -103,12 +103,12 @@ class RunFolder:
         if fresh:
             write_whole(stored, yaml.safe_dump(config, sort_keys=False))
         elif earlier is not None:
-            differences = [*_differences(earlier, config), *self._changed_files(placed)]
-            if differences:
-                more = f", and {len(differences) - 6} more" if len(differences) > 6 else ""
+            different = [*differences(earlier, config), *self._changed_files(placed)]
+            if different:
+                more = f", and {len(different) - 6} more" if len(different) > 6 else ""
                 raise UserError(
                     f"the run folder {self.path} holds another configuration: "
-                    f"{'; '.join(differences[:6])}{more}. "
+                    f"{'; '.join(different[:6])}{more}. "
                     "Give another folder with run=..., or remove this one."
                 )
         elif self.path.is_dir() and any(
@@ -180,13 +180,19 @@ def _places(files: Iterable[Path]) -> dict[Path, Path]:
     return inner
 
 
-def _differences(earlier: Any, now: Any, key: str = "") -> Iterator[str]:
-    if key in HARMLESS:
+def differences(
+    earlier: Any, now: Any, key: str = "", *, harmless: Container[str] = HARMLESS
+) -> Iterator[str]:
+    """One sentence for each value in which two configurations differ.
+
+    key: where the two stand in the file. harmless: keys that may differ.
+    """
+    if key in harmless:
         return
     if isinstance(earlier, dict) and isinstance(now, dict):
         for name in {**earlier, **now}:
             inner = f"{key}.{name}" if key else str(name)
-            yield from _differences(earlier.get(name), now.get(name), inner)
+            yield from differences(earlier.get(name), now.get(name), inner, harmless=harmless)
     elif earlier != now:
         yield f"{key} is {earlier} there and {now} here"
 
@@ -196,7 +202,7 @@ def _first_difference(target: Path, copy: Path, source: Path) -> Iterator[str]:
     if target.suffix in (".yaml", ".yml"):
         yield from (
             f"{target.as_posix()}: {text}"
-            for text in _differences(_read_yaml(copy), _read_yaml(source))
+            for text in differences(_read_yaml(copy), _read_yaml(source))
         )
     else:
         yield f"{target.as_posix()} has another content"
