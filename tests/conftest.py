@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 # before torch is imported: the tests' tensors are small, more threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
@@ -11,6 +12,14 @@ import pytest
 # a shell's background job ignores Ctrl-C, and so would every program that a test starts
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Corpora and scans are kept in a folder of the tests, not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AVSSL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

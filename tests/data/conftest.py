@@ -263,14 +263,6 @@ NAMES = (
 ).split()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Scans are kept in a folder of the tests, not the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AVSSL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="session")
 def numbered_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the numbered files."""

@@ -1,7 +1,6 @@
 """A small trained model with the clips it was trained on, and an index of its test split."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,22 +14,19 @@ from tests.train import tiny
 CORPUS = "scenes-48"  # 32 train, 8 val, 8 test
 
 
-@pytest.fixture(scope="package")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The run folder; the clips lie in a cache of these tests' own."""
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder."""
     base = tmp_path_factory.mktemp("retrieval")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AVSSL_CACHE", str(base / "cache"))
-        torch.set_num_threads(1)
-        towers = "pictures: false, towers: {{audio: audio.pooled, video: video.pooled}}"
-        text = tiny.MAVIL.replace("never read", f"corpus:{CORPUS}")
-        text = text.replace("pictures: false", towers)
-        few = ["stages.stage1.steps=1", "stages.stage2.steps=1", "train.device=cpu"]
-        assert train(tiny.write(base, text), few) == 0
-        yield base / "run"
+    torch.set_num_threads(1)
+    towers = "pictures: false, towers: {{audio: audio.pooled, video: video.pooled}}"
+    text = tiny.MAVIL.replace("never read", f"corpus:{CORPUS}").replace("pictures: false", towers)
+    few = ["stages.stage1.steps=1", "stages.stage2.steps=1", "train.device=cpu"]
+    assert train(tiny.write(base, text), few) == 0
+    return base / "run"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the same make with other weights: as the first stage left it."""
     folder = tmp_path_factory.mktemp("other") / "run"
@@ -41,7 +37,7 @@ def other(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def clips(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus' folder of test clips, 8 of them; read only."""
     from avssl.data.corpora import ensure_corpus
@@ -49,7 +45,7 @@ def clips(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ensure_corpus(CORPUS).parent / "clips" / "test"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def scenes(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of the test split; read only."""
     folder = tmp_path_factory.mktemp("index") / "scenes"
