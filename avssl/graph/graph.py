@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from avssl.errors import UserError
@@ -22,6 +23,7 @@ from avssl.graph.spec import (
     Node,
     Origin,
     Reference,
+    Statistics,
     look_up,
     split_reference,
 )
@@ -50,10 +52,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class Teacher:
-    """An EMA teacher: the module it follows, and how slowly."""
+    """An EMA teacher: the module it follows, how slowly, and how its BatchNorms normalise."""
 
     source: str
     momentum: Schedule
+    statistics: Statistics
 
 
 def execute(
@@ -151,7 +154,7 @@ class Graph(nn.Module):
         self.log = spec.log
         self.notes: list[str] = []  # what was done to weights of other projects
         self.teachers = {
-            name: Teacher(str(module.source), module.momentum)
+            name: Teacher(str(module.source), module.momentum, module.statistics)
             for name, module in spec.modules.items()
             if module.kind == "ema" and module.momentum is not None
         }
@@ -315,10 +318,15 @@ class Graph(nn.Module):
         return f"{node}.{port or _output(self.spec, node)}"
 
     def train(self, mode: bool = True) -> "Graph":
-        """Switch to training mode; frozen modules and teachers stay in eval mode."""
+        """Switch to training mode; frozen modules and teachers stay in eval mode, except for the
+        BatchNorms of teachers that normalise by the statistics of the batch."""
         super().train(mode)
         for name in self.frozen:
-            self.get_submodule(name).eval()
+            module = self.get_submodule(name).eval()
+            if mode and name in self.teachers and self.teachers[name].statistics == "batch":
+                for part in module.modules():
+                    if isinstance(part, _BatchNorm):
+                        part.train()
         return self
 
     def materialise(self, device: str | torch.device) -> None:

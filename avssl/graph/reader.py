@@ -22,6 +22,7 @@ from avssl.graph.source import (
     read_yaml,
 )
 from avssl.graph.spec import (
+    STATISTICS,
     GraphSpec,
     Input,
     Log,
@@ -39,7 +40,7 @@ from avssl.schedules import Schedule
 
 SECTIONS = ("plugins", "args", "inputs", "modules", "nodes", "losses", "outputs", "log")
 DTYPES = ("float32", "int64", "bool")
-OPTIONS = ("freeze", "lr_scale", "layer_decay", "init_from")
+OPTIONS = ("freeze", "lr_scale", "layer_decay", "clip_group", "init_from")
 _ARGUMENT = re.compile(r"\$\{args\.([A-Za-z_]\w*)\}")
 _NAME = re.compile(r"^[A-Za-z_]\w*$")
 
@@ -259,11 +260,12 @@ class _Reader:
             or (isinstance(size, str) and _NAME.match(size))
             for size in sizes
         )
-        if not sizes or not good or sizes[0] != "B":
+        if not sizes or not good or isinstance(sizes[0], int):
             self.value_problem(
                 path,
-                f"input '{name}' needs a shape like [B, 3, 224, 224]: B first, then whole numbers "
-                f"above 0 or letters; found {shape!r}.",
+                f"input '{name}' needs a shape like [B, 3, 224, 224]: B (or, for what is not one "
+                "a clip, another letter) first, then whole numbers above 0 or letters; "
+                f"found {shape!r}.",
             )
             sizes = [UNKNOWN]
         self.spec.inputs[name] = Input(
@@ -377,7 +379,13 @@ class _Reader:
             )
 
     def read_options(self, module: Module, value: dict[str, Any], path: Keys) -> None:
-        types = {"freeze": bool, "lr_scale": float, "layer_decay": float, "init_from": str}
+        types = {
+            "freeze": bool,
+            "lr_scale": float,
+            "layer_decay": float,
+            "clip_group": str,
+            "init_from": str,
+        }
         given: dict[str, Any] = {}
         for key in OPTIONS:
             if key not in value or value[key] is None or value[key] is UNKNOWN:
@@ -399,7 +407,13 @@ class _Reader:
 
     def read_ema(self, module: Module, value: dict[str, Any], path: Keys) -> None:
         module.kind = "ema"
-        self.keys(value, path, ("ema_of", "momentum"), f"teacher '{module.name}'")
+        self.keys(value, path, ("ema_of", "momentum", "statistics"), f"teacher '{module.name}'")
+        statistics = value.get("statistics", module.statistics)
+        if statistics in STATISTICS:
+            module.statistics = statistics
+        elif statistics is not UNKNOWN:
+            sentence = f"'statistics' must be {' or '.join(STATISTICS)}: {statistics!r}."
+            self.value_problem((*path, "statistics"), sentence, str(statistics), STATISTICS)
         module.source = value["ema_of"]
         source = self.spec.modules.get(module.source) if isinstance(module.source, str) else None
         if "momentum" not in value:

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from avssl.graph.source import Place
 from avssl.registry import Catalogue, Signature
 from avssl.schedules import Schedule
+
+Statistics = Literal["running", "batch"]
+STATISTICS: tuple[Statistics, ...] = get_args(Statistics)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class ModuleOptions:
     freeze: bool = False
     lr_scale: float = 1.0
     layer_decay: float | None = None
+    clip_group: str | None = None  # modules of one group are clipped by the norm of them all
     init_from: str | Origin | None = None
 
 
@@ -56,7 +60,8 @@ class Module:
 
     Exactly one of ``block`` (a registered name) and ``graph`` (a sub-graph) is set once resolved.
     ``source`` is the module a teacher copies (``ema_of``) or the reference it was read from
-    (``frozen_from``).
+    (``frozen_from``). ``statistics`` says by which mean and variance the BatchNorms of an EMA
+    teacher normalise: the running ones, which are copied, or those of the batch it sees.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Module:
     graph: "GraphSpec | None" = None
     source: str | Origin | None = None
     momentum: Schedule | None = None
+    statistics: Statistics = "running"
     options: ModuleOptions = ModuleOptions()
     signature: Signature | None = None
 

@@ -17,9 +17,10 @@ class TrainConfig:
         lr_rule: "absolute" takes ``lr`` as it is, "per_256" multiplies it by ``data.batch`` / 256.
         min_lr: learning rate at the last step.
         warmup: epochs of linear warm-up.
-        weight_decay: of parameters with two or more dimensions.
+        weight_decay: of parameters with two or more dimensions, or of all: see ``decayed``.
+        decayed: "matrices" spares biases, norms and scales; "all" spares nothing.
         betas, eps: of AdamW.
-        clip: largest gradient norm of each module; null for none.
+        clip: largest gradient norm of each module, or of each ``clip_group``; null for none.
         precision: "auto" is bf16 autocast on CUDA and fp32 on CPU.
         compile: run the graph through torch.compile.
         checkpoint_activations: recompute transformer blocks in the backward pass instead of keeping
@@ -39,6 +40,7 @@ class TrainConfig:
     min_lr: float = 0.0
     warmup: float = 1.0
     weight_decay: float = 1e-4
+    decayed: Literal["matrices", "all"] = "matrices"
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = 1e-8
     clip: float | None = None

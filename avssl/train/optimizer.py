@@ -67,7 +67,8 @@ def make_optimizer(graph: Graph, config: TrainConfig) -> torch.optim.AdamW:
     """Build one AdamW with a group per (module, layer when it has layer decay, decayed or not).
 
     A group's ``lr_scale`` is the module's ``lr_scale`` times ``layer_decay ** (L + 1 - layer)``.
-    Parameters with one dimension or none (biases, norms, scales) are not decayed.
+    Parameters with one dimension or none (biases, norms, scales) are decayed only where
+    ``config.decayed`` is "all".
     """
     groups: dict[str, dict] = {}
     layers = {
@@ -81,7 +82,7 @@ def make_optimizer(graph: Graph, config: TrainConfig) -> torch.optim.AdamW:
         if module in layers:
             layer, last = layers[module][name[len(module) + 1 :]]
             key, scale = f"{module}.layer{layer}", scale * options.layer_decay ** (last - layer)
-        decayed = parameter.ndim > 1
+        decayed = parameter.ndim > 1 or config.decayed == "all"
         key = key if decayed else f"{key}.no_decay"
         group = groups.setdefault(
             key,
@@ -122,20 +123,26 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def clip_gradients(graph: Graph, clip: float | None) -> dict[str, Tensor]:
-    """Clip the gradient of each trained module to the norm `clip`; return the norm of each before
-    clipping.
+    """Clip the gradient of each trained module, or of all modules of a ``clip_group`` together, to
+    the norm `clip`; return the norm of each module before clipping.
 
     Per module, so that a tower with large gradients does not shrink the steps of the others.
     """
     norms: dict[str, Tensor] = {}
+    groups: dict[str, dict[str, list[Tensor]]] = {}  # group -> module -> gradients
     for module, parameters in by_module(graph).items():
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients:
-            continue
-        norms[module] = norm = norm_of(gradients)
-        if clip is not None:
-            factor = (clip / (norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
+        if gradients:
+            norms[module] = norm_of(gradients)
+            group = graph.options[module].clip_group or module
+            groups.setdefault(group, {})[module] = [local(gradient) for gradient in gradients]
+    if clip is None:
+        return norms
+    for members in groups.values():
+        own = [norms[module] for module in members]
+        norm = own[0] if len(own) == 1 else torch.stack(own).norm()
+        factor = (clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([g for gradients in members.values() for g in gradients], factor)
     return norms
 
 

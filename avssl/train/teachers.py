@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def update_teachers(graph: Graph, progress: float) -> dict[str, float]:
-    """Move every EMA teacher: ``teacher = m * teacher + (1 - m) * student`` for parameters; buffers
-    are copied.
+    """Move every EMA teacher: ``teacher = m * teacher + (1 - m) * student`` for parameters.
+
+    Buffers are copied, but not to a teacher that normalises by the statistics of its own batches.
 
     Teacher and student are sharded alike, so each rank moves its own shards and nothing is sent.
     Frozen teachers have no entry in ``graph.teachers`` and never change.
@@ -36,8 +37,9 @@ def update_teachers(graph: Graph, progress: float) -> dict[str, float]:
         momentum = teacher.momentum(progress)
         target, source = graph.get_submodule(name), graph.get_submodule(teacher.source)
         torch._foreach_lerp_(_parameters(target), _parameters(source), 1.0 - momentum)
-        for to, original in zip(target.buffers(), source.buffers(), strict=True):
-            local(to).copy_(local(original))
+        if teacher.statistics == "running":
+            for to, original in zip(target.buffers(), source.buffers(), strict=True):
+                local(to).copy_(local(original))
         momenta[name] = momentum
     return momenta
 

@@ -1,6 +1,8 @@
 """Parameter groups, learning-rate schedule, clipping and EMA teachers."""
 
+import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,46 @@ from avssl.train.optimizer import (
 )
 from avssl.train.teachers import update_teachers
 from tests.train import tiny
+
+NORMS = """
+import torch
+from avssl.registry import register
+
+@register("normed")
+class Normed(torch.nn.Module):
+    outputs = ("out",)
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(width)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def init_weights(self) -> None:
+        self.norm.reset_parameters()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.norm(x))
+
+@register("mean_error")
+class MeanError(torch.nn.Module):
+    outputs = ("loss",)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).square().mean()
+"""
+NORMED = """
+plugins: [norms.py]
+inputs: {x: [B, 4]}
+modules:
+  student: {type: normed, width: 4}
+  teacher: {ema_of: student, momentum: 0.5, statistics: STATISTICS}
+  error: {type: mean_error}
+nodes:
+  s: {call: student, in: {x: batch.x}}
+  t: {call: teacher, in: {x: batch.x}}
+losses:
+  match: {call: error, in: {a: s, b: t}}
+"""
 
 
 @pytest.fixture
@@ -109,3 +151,50 @@ def test_teachers_follow_their_students(graph: Graph) -> None:
     assert update_teachers(graph, 0.5) == {"teacher": pytest.approx(0.95)}
     torch.testing.assert_close(teacher, old + 0.05)
     assert not teacher.requires_grad
+
+
+def test_a_clip_group_shares_one_norm(graph: Graph) -> None:
+    """3 and 4 are 5 together: clipped to 1, each keeps its share."""
+    graph.options |= {
+        name: dataclasses.replace(graph.options[name], clip_group="all")
+        for name in ("audio", "head")
+    }
+    graph.get_parameter("head.proj.bias").grad = torch.eye(16)[0] * 3
+    graph.get_parameter("audio.stem.proj.bias").grad = torch.eye(16)[0] * 4
+    norms = clip_gradients(graph, 1.0)
+    assert norms["head"].item() == 3 and norms["audio"].item() == 4
+    assert graph.get_parameter("head.proj.bias").grad.norm().item() == pytest.approx(0.6, rel=1e-4)
+    found = graph.get_parameter("audio.stem.proj.bias").grad.norm().item()
+    assert found == pytest.approx(0.8, rel=1e-4)
+
+
+def test_decay_may_spare_nothing(graph: Graph) -> None:
+    groups = make_optimizer(graph, TrainConfig(weight_decay=0.3, decayed="all")).param_groups
+    assert {group["weight_decay"] for group in groups} == {0.3}
+
+
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_a_teacher_keeps_or_copies_the_statistics(statistics: str, tmp_path: Path) -> None:
+    """RAVEn's teacher normalises by its own batches: only its BatchNorms train, and an update moves
+    parameters alone."""
+    (tmp_path / "norms.py").write_text(NORMS)
+    path = tmp_path / "graph.yaml"
+    path.write_text(NORMED.replace("STATISTICS", statistics))
+    graph = Graph.from_file(path).train()
+    student, teacher = graph.get_submodule("student"), graph.get_submodule("teacher")
+    training = {name for name, module in teacher.named_modules() if module.training}
+    assert training == ({"norm"} if statistics == "batch" else set())
+    x = torch.randn(64, 4) * 3 + 5
+    graph({"x": x})
+    given = teacher(x=x)
+    own = teacher.norm.running_mean.clone()
+    update_teachers(graph, 0.0)
+    if statistics == "batch":
+        torch.testing.assert_close(
+            given, torch.nn.functional.batch_norm(x, None, None, training=True)
+        )
+        assert torch.equal(teacher.norm.running_mean, own)
+    else:
+        torch.testing.assert_close(given, x / (1 + 1e-5) ** 0.5)  # statistics of a fresh BatchNorm
+        assert torch.equal(teacher.norm.running_mean, student.norm.running_mean)
+    assert not graph.eval().get_submodule("teacher").norm.training
