@@ -1,0 +1,1 @@
+"""Speech recognition: units of text, search, readers of fine-tuned models."""
