@@ -6,17 +6,19 @@ Letters: N hypotheses, L length of their beginnings, U units.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:  # configurations are checked without torch
+    from collections.abc import Callable
+
+    from torch import Tensor
 
 BLANK = 0  # unit 0 is CTC's blank, the last one both the start and the end of a text
 
 # prefixes int64 [N, L], all beginning with the start, and the row of the batch int64 [N] that each
 # belongs to -> log-probabilities [N, U] of the next unit
-StepScorer = Callable[[Tensor, Tensor], Tensor]
+StepScorer: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 
 
 @dataclass(frozen=True)

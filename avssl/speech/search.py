@@ -1,5 +1,7 @@
 """From scores to units: one entry for both kinds of search."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
 from avssl.speech.beam import beam_search

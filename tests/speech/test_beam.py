@@ -1,5 +1,7 @@
 """Search of units: prefix scores equal CTC, beams equal exhaustive search, batches equal clips."""
 
+from __future__ import annotations
+
 import itertools
 import time
 from collections.abc import Sequence
