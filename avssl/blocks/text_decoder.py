@@ -1,0 +1,174 @@
+"""The Transformer decoder of speech recognition (arXiv 1706.03762): the next unit of a text, from
+those before it and the frames. Pre-norm, fixed sines for positions, as RAVEn's (arXiv 2212.06246).
+
+Letters: B clips, T frames, V real frames, W width of the frames, D width, H heads, Dh width of a
+head, N texts, L length of a text with its start, U units.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from avssl.blocks.positions import sinusoid_table
+from avssl.ops.attention import attention
+from avssl.ops.frames import valid_frames
+from avssl.registry import register
+
+IGNORED = -1  # behind the end of a shorter text
+
+
+class DecoderBlock(nn.Module):
+    """x + self-attention, x + attention to frames, x + feed-forward, each behind a LayerNorm."""
+
+    def __init__(self, width: int, heads: int, hidden: int, *, dropout: float, eps: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.cross_q = nn.Linear(width, width)
+        self.cross_kv = nn.Linear(width, 2 * width)
+        self.cross_proj = nn.Linear(width, width)
+        self.norm3 = nn.LayerNorm(width, eps=eps)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def keys(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the frames [B, T, D]: two of [B, T, H, Dh]."""
+        k, v = self.cross_kv(memory).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return k, v
+
+    def forward(
+        self, x: Tensor, k: Tensor, v: Tensor, *, causal: Tensor, hidden: Tensor | None
+    ) -> Tensor:
+        """x: [N, L, D]. k, v: [N, T, H, Dh]. The others hold 0, and -inf where a unit must not
+        look: causal [L, L], hidden [N, 1, 1, T]. Returns [N, L, D]."""
+        own = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
+        before = attention(*own.unbind(2), bias=causal).flatten(2)  # [N, L, D]
+        x = x + self._drop(self.proj(before))
+        q = self.cross_q(self.norm2(x)).unflatten(-1, (self.heads, -1))  # [N, L, H, Dh]
+        x = x + self._drop(self.cross_proj(attention(q, k, v, bias=hidden).flatten(2)))
+        inner = self._drop(F.relu(self.fc1(self.norm3(x))))
+        return x + self._drop(self.fc2(inner))  # [N, L, D]
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+@register("text_decoder")
+class TextDecoder(nn.Module):
+    """Predicts each unit of a text from those before it and the frames of the clip.
+
+    The last unit begins a text and ends it. ``blocks`` is a plain list, and
+    ``checkpoint_activations`` computes each block again in the backward pass.
+
+    Args:
+        memory: W, width of the frames; they are brought to `width` where it is another.
+        width: D. depth: number of blocks. heads: H, a divisor of D. hidden: of the feed-forward.
+        units: U, blank and end counted.
+        dropout: of the embedded units and of each branch.
+
+    Example::
+
+        decoder = TextDecoder(memory=512, width=256, depth=6, heads=4, hidden=2048, units=1049)
+        decoder.init_weights()
+        text = torch.tensor([[5, 7, -1], [9, 9, 3]])
+        decoder(torch.randn(2, 75, 512), text).shape  # [2, 4, 1049]
+    """
+
+    outputs = ("logits",)
+
+    def __init__(
+        self,
+        *,
+        memory: int,
+        width: int,
+        depth: int,
+        heads: int,
+        hidden: int,
+        units: int,
+        dropout: float = 0.1,
+        norm_eps: float = 1e-12,
+    ) -> None:
+        super().__init__()
+        if width % (2 * heads):
+            raise ValueError(f"text_decoder: width {width} is no multiple of 2 x heads ({heads})")
+        if units < 3:
+            raise ValueError(f"text_decoder: {units} units; blank, end and one more are needed")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"text_decoder: dropout {dropout} is not in [0, 1)")
+        self.end, self.dropout = units - 1, dropout
+        self.embed = nn.Embedding(units, width)
+        self.bring = nn.Linear(memory, width) if memory != width else nn.Identity()
+        self.blocks = nn.ModuleList(
+            DecoderBlock(width, heads, hidden, dropout=dropout, eps=norm_eps) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.out = nn.Linear(width, units)
+        self.checkpoint_activations = False
+
+    def init_weights(self) -> None:
+        """Xavier uniform matrices, biases 0, embeddings normal with variance 1 / D."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.LayerNorm):
+                nn.init.ones_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.embed.weight, std=self.embed.weight.shape[1] ** -0.5)
+
+    def forward(self, memory: Tensor, text: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Score each unit of known texts.
+
+        Args:
+            memory: [B, T, W].
+            text: int64 [B, L - 1], -1 behind the end of a text.
+            frames: int64 [V], the real ones of [B * T]; None: all.
+
+        Returns:
+            [B, L, U]: row i is about unit i of the text, row L - 1 about the end of the longest.
+        """
+        start = text.new_full((text.shape[0], 1), self.end)  # [B, 1]
+        prefixes = torch.cat([start, text.where(text != IGNORED, self.end)], dim=1)  # [B, L]
+        seen = None
+        if frames is not None:
+            seen = valid_frames(frames, memory.shape[0], memory.shape[1])  # [B, T]
+        return self.score(prefixes, self.keys(memory), seen)
+
+    def keys(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the frames [B, T, W] for each block: two of [B, T, H, Dh]."""
+        x = self.bring(memory)  # [B, T, D]
+        return [block.keys(x) for block in self.blocks]  # type: ignore[operator]
+
+    def score(
+        self, prefixes: Tensor, keys: list[tuple[Tensor, Tensor]], seen: Tensor | None
+    ) -> Tensor:
+        """Logits of the unit behind each place of a text.
+
+        Args:
+            prefixes: int64 [N, L], from the start on.
+            keys: of the frames of each text, as `keys` gives them, [N, T, H, Dh].
+            seen: bool [N, T], the real frames; None: all.
+
+        Returns:
+            [N, L, U].
+        """
+        length, width = prefixes.shape[1], self.embed.weight.shape[1]
+        codes = sinusoid_table(length, width).to(self.embed.weight)  # [L, D]
+        x = self.embed(prefixes) * math.sqrt(width) + codes  # [N, L, D]
+        x = F.dropout(x, self.dropout, self.training)
+        causal = x.new_full((length, length), -math.inf).triu(1)  # [L, L]
+        hidden = None
+        if seen is not None:
+            hidden = x.new_zeros(seen.shape).masked_fill(~seen, -math.inf)[:, None, None]
+        for block, (k, v) in zip(self.blocks, keys, strict=True):
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, k, v, causal=causal, hidden=hidden, use_reentrant=False)
+            else:
+                x = block(x, k, v, causal=causal, hidden=hidden)  # [N, L, D]
+        return self.out(self.norm(x))  # [N, L, U]
