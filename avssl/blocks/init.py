@@ -1,4 +1,4 @@
-"""Initial weights of ViT-like blocks, as MAE and AudioMAE set them.
+"""Initial weights: of ViT-like blocks, as MAE and AudioMAE set them, and those of PyTorch.
 
 | parameter | value |
 |---|---|
@@ -10,6 +10,7 @@
 """
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def init_layers(module: nn.Module) -> None:
@@ -27,3 +28,11 @@ def init_layers(module: nn.Module) -> None:
 def init_token(token: Tensor) -> None:
     """Set a learned CLS or mask token."""
     nn.init.normal_(token, std=0.02)
+
+
+def init_as_torch(module: nn.Module) -> None:
+    """Set every layer inside ``module`` as PyTorch does when it makes one: uniform within
+    1 / sqrt(inputs) for weights and biases, norms 1 and 0, running statistics 0 and 1."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, nn.LayerNorm, _BatchNorm)):
+            layer.reset_parameters()

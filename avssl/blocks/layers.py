@@ -8,13 +8,17 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from avssl.blocks.init import init_layers
+from avssl.blocks.init import init_as_torch, init_layers
 from avssl.registry import register
 
 
 @register("linear")
 class Linear(nn.Module):
     """A linear layer over the last axis.
+
+    Args:
+        width: of the input. out: of the output. bias: whether it has one.
+        init: initial weights, xavier, as MAE has them | torch, uniform within 1 / sqrt(width).
 
     Example::
 
@@ -25,12 +29,23 @@ class Linear(nn.Module):
 
     outputs = ("out",)
 
-    def __init__(self, *, width: int, out: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        width: int,
+        out: int,
+        bias: bool = True,
+        init: Literal["xavier", "torch"] = "xavier",
+    ) -> None:
         super().__init__()
         self.proj = nn.Linear(width, out, bias=bias)
+        self.init = init
 
     def init_weights(self) -> None:
-        init_layers(self)
+        if self.init == "torch":
+            init_as_torch(self)
+        else:
+            init_layers(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., width]. Returns [..., out]."""

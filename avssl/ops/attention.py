@@ -38,8 +38,9 @@ def attention_backend() -> Backend:
     In order: the name given to ``set_attention_backend``; xformers, where CUDA is present and its
     kernels run on this machine (tried once on a small half-precision input, forward and
     backward); SDPA elsewhere. What xformers cannot take falls to SDPA call by call: tensors on CPU
-    or meta, single precision, head widths that are no multiple of 8, and code inside
-    ``torch.compile``, where SDPA is traced without a break and reaches the same kind of kernel.
+    or meta, single precision, head widths that are no multiple of 8, a bias or dropout, and code
+    inside ``torch.compile``, where SDPA is traced without a break and reaches the same kind of
+    kernel.
     """
     global _automatic
     if _override is not None:
@@ -74,37 +75,49 @@ def set_attention_backend(name: str | None) -> Backend:
     return attention_backend()
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: BackendName | None = None) -> Tensor:
-    """Scaled dot-product attention, softmax(q k^T / sqrt(Dh)) v, over all tokens of a sample.
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    backend: BackendName | None = None,
+) -> Tensor:
+    """Scaled dot-product attention, softmax(q k^T / sqrt(Dh) + bias) v, over tokens of a sample.
 
     Args:
         q: queries [B, N, H, Dh].
         k: keys [B, M, H, Dh].
         v: values [B, M, H, Dh].
+        bias: added to the scaled scores, [B, H, N, M] or what expands to it; -inf hides a key. With
+            gradient.
+        dropout: share of attention weights set to 0; the caller gives 0 in eval mode.
         backend: the kernel for this call; the one of ``attention_backend`` when None.
 
     Returns:
         [B, N, H, Dh].
 
     Raises:
-        UserError: ``backend="xformers"`` is asked for a tensor it cannot take.
+        UserError: ``backend="xformers"`` is asked for what it cannot take.
     """
+    fits = _fits_xformers(q) and bias is None and dropout == 0
     if backend is None:
         backend = _override if _override is not None else _automatic_name()
-        if backend == "xformers" and not _fits_xformers(q):
+        if backend == "xformers" and not fits:
             backend = "sdpa"
-    elif backend == "xformers" and not _fits_xformers(q):
+    elif backend == "xformers" and not fits:
         raise UserError(
             f"xformers attends only half-precision CUDA tensors with heads of a multiple of 8, "
-            f"outside torch.compile, not {q.dtype} on {q.device.type} with heads of "
-            f"{q.shape[-1]}: use 'sdpa' there"
+            f"outside torch.compile and without bias or dropout, not {q.dtype} on {q.device.type} "
+            f"with heads of {q.shape[-1]}: use 'sdpa' there"
         )
     if backend == "xformers":
         return _xformers(q, k, v)
     if backend == "sdpa":
-        return _sdpa(q, k, v)
+        return _sdpa(q, k, v, bias, dropout)
     if backend == "plain":
-        return _plain(q, k, v)
+        return _plain(q, k, v, bias, dropout)
     raise _unknown(backend)
 
 
@@ -147,11 +160,15 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return fmha.memory_efficient_attention(q, k, v)  # [B, N, H, Dh]
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, Dh]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     return out.transpose(1, 2)  # [B, N, H, Dh]
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     scores = torch.einsum("bnhd,bmhd->bhnm", q * q.shape[-1] ** -0.5, k)  # [B, H, N, M]
-    return torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v)  # [B, N, H, Dh]
+    if bias is not None:
+        scores = scores + bias
+    weights = F.dropout(scores.softmax(-1), dropout)  # [B, H, N, M]
+    return torch.einsum("bhnm,bmhd->bnhd", weights, v)  # [B, N, H, Dh]

@@ -1,8 +1,8 @@
-"""Gathering a batch across ranks, with its gradient."""
+"""Across ranks: gathering a batch with its gradient, sums and smallest values without."""
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._functional_collectives import all_gather_tensor_autograd
+from torch.distributed._functional_collectives import all_gather_tensor_autograd, all_reduce
 
 from avssl.ops.random import rank_and_world
 
@@ -32,3 +32,22 @@ def global_offset(rows: int) -> int:
     """The index of this rank's first row in the global batch."""
     rank, _ = rank_and_world()
     return rank * rows
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of ``x`` over all ranks, without gradient; ``x`` itself without a process group."""
+    return _reduced(x, "sum")
+
+
+def least_over_ranks(x: Tensor) -> Tensor:
+    """The smallest ``x`` of all ranks, without gradient; ``x`` itself without a process group."""
+    return _reduced(x, "min")
+
+
+def _reduced(x: Tensor, operation: str) -> Tensor:
+    x = x.detach()
+    _, world = rank_and_world()
+    if world == 1 or x.device.type == "meta":
+        return x
+    assert dist.group.WORLD is not None
+    return all_reduce(x, operation, dist.group.WORLD)

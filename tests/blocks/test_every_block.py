@@ -14,6 +14,9 @@ VIDEO = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(3))  
 VECTORS = torch.randn(4, 16, generator=torch.Generator().manual_seed(4))  # [B, D]
 RESTORE = torch.tensor([[2, 0, 1, 4, 3, 5, 6], [6, 5, 4, 3, 2, 1, 0]])  # [B, 7]
 MASK = torch.tensor([[0.0, 1, 1, 0, 1, 1], [1, 1, 0, 0, 1, 1]])  # [B, N]
+LIPS = torch.randn(2, 1, 6, 12, 12, generator=torch.Generator().manual_seed(5))  # [B, 1, T, S, S]
+WAVE = torch.randn(2, 6, 640, generator=torch.Generator().manual_seed(6))  # [B, T, 640]
+FRAMES = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])  # [V], the second clip has 4 frames
 
 # block: constructor arguments, forward ports
 CASES: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
@@ -47,6 +50,22 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
     "swap_axes": ({}, {"x": AUDIO}),
     "target_norm": ({"kind": "layer"}, {"x": TOKENS}),
     "transformer": ({"width": 16, "depth": 2, "heads": 2, "drop_path": 0.1}, {"x": TOKENS}),
+    "clear_padding": ({}, {"x": TOKENS, "frames": FRAMES}),
+    "collapse": ({}, {"x": TOKENS, "frames": FRAMES}),
+    "fill_masked": ({"width": 16}, {"x": TOKENS, "mask": MASK}),
+    "hide_frames": ({}, {"x": LIPS, "mask": MASK}),
+    "lip_stem": ({"channels": 2}, {"x": LIPS, "frames": FRAMES}),
+    "mean_frames": ({}, {"x": TOKENS, "frames": FRAMES}),
+    "negative_cosine": (
+        {"tokens": "masked"},
+        {"prediction": TOKENS, "target": TOKENS.flip(0), "mask": MASK, "frames": FRAMES},
+    ),
+    "relative_transformer": (
+        {"width": 16, "depth": 2, "heads": 2, "hidden": 32, "drop_path": 0.1},
+        {"x": TOKENS, "frames": FRAMES},
+    ),
+    "span_mask": ({}, {"like": WAVE, "frames": FRAMES}),
+    "wave_stem": ({"channels": 2}, {"x": WAVE, "frames": FRAMES}),
 }
 NAMES = sorted(CASES)
 
@@ -57,7 +76,7 @@ def build(name: str) -> nn.Module:
         block = registered()[name](**CASES[name][0])
     block.to_empty(device="cpu")
     for tensor in [*block.parameters(), *block.buffers()]:
-        tensor.data.fill_(float("nan"))
+        tensor.data.fill_(float("nan") if tensor.is_floating_point() else -7)
     torch.manual_seed(0)
     if hasattr(block, "init_weights"):
         with torch.no_grad():
@@ -97,7 +116,8 @@ def test_every_parameter_and_differentiable_input_gets_a_gradient(name: str) -> 
         (torch.cat([value.flatten() for value in outputs]) * weights).sum().backward()
     for parameter_name, parameter in block.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
-    without = {"like", "target"} | ({"a", "b"} if name == "contrast_health" else set())
+    figures = {"contrast_health": {"a", "b"}, "collapse": {"x"}, "fill_masked": {"mask"}}
+    without = {"like", "target"} | figures.get(name, set())
     for port, value in inputs.items():
         if value.requires_grad:
             assert (value.grad is None) == (port in without), port

@@ -1,0 +1,80 @@
+"""The ResNet-18 trunk (arXiv 1512.03385) over packed frames, for pictures and for waveforms.
+
+A frame of a waveform is a stretch of it, and convolutions run across frames: each frame is joined
+by the edge of its neighbours in the same clip, and by zeros at the ends of a clip. That is what a
+convolution over one clip alone, padded with zeros, computes, at every layer.
+Letters: V real frames, C channels, L samples of a frame, H W height width.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avssl.blocks.batch_norm import BatchNorm
+
+Conv = nn.Conv1d | nn.Conv2d
+
+
+class BasicBlock(nn.Module):
+    """swish(bn2(conv2(swish(bn1(conv1(x))))) + shortcut(x))."""
+
+    def __init__(self, kind: type[Conv], inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = kind(inner, outer, 3, stride, padding=1, bias=False)
+        self.bn1 = BatchNorm(outer)
+        self.conv2 = kind(outer, outer, 3, 1, padding=1, bias=False)
+        self.bn2 = BatchNorm(outer)
+        self.downsample = None
+        if stride != 1 or inner != outer:
+            shortcut = kind(inner, outer, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, BatchNorm(outer))
+
+    def forward(self, x: Tensor, joined: Tensor | None) -> Tensor:
+        """x: [V, C, H, W], or [V, C, L] with joined: bool [V], of ``follows``."""
+        out = F.silu(self.bn1(convolve(self.conv1, x, joined)))
+        out = self.bn2(convolve(self.conv2, out, joined))
+        return F.silu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet18(nn.Module):
+    """Four layers of two blocks with C, 2 C, 4 C and 8 C channels; all but the first halve H, W
+    or L."""
+
+    def __init__(self, kind: type[Conv], channels: int) -> None:
+        super().__init__()
+        self.layer1 = _layer(kind, channels, channels, 1)
+        self.layer2 = _layer(kind, channels, 2 * channels, 2)
+        self.layer3 = _layer(kind, 2 * channels, 4 * channels, 2)
+        self.layer4 = _layer(kind, 4 * channels, 8 * channels, 2)
+
+    def blocks_in_order(self) -> Iterator[nn.Module]:
+        """Its eight blocks."""
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            yield from layer
+
+    def forward(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
+        """x: [V, C, H, W], or [V, C, L] with joined: bool [V]. Returns [V, 8 C, ...]."""
+        for block in self.blocks_in_order():
+            x = block(x, joined)
+        return x
+
+
+def _layer(kind: type[Conv], inner: int, outer: int, stride: int) -> nn.ModuleList:
+    return nn.ModuleList(
+        [BasicBlock(kind, inner, outer, stride), BasicBlock(kind, outer, outer, 1)]
+    )
+
+
+def convolve(conv: Conv, x: Tensor, joined: Tensor | None) -> Tensor:
+    """A convolution of width 3 within pictures [V, C, H, W], or along the time of the clips that
+    frames [V, C, L] are of."""
+    if joined is None:
+        return conv(x)
+    zero = x.new_zeros(())
+    join = joined[:, None, None]  # [V, 1, 1]
+    left = torch.where(join, x[:, :, -1:].roll(1, 0), zero)  # [V, C, 1]
+    right = torch.where(join.roll(-1, 0), x[:, :, :1].roll(-1, 0), zero)  # [V, C, 1]
+    around = torch.cat([left, x, right], dim=2)  # [V, C, L + 2]
+    return F.conv1d(around, conv.weight, stride=conv.stride)
