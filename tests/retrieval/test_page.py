@@ -15,9 +15,9 @@ import av
 import pytest
 import soundfile
 
+from avssl.page.server import PageServer
 from avssl.retrieval.build import index_clips
 from avssl.retrieval.page.answers import Page
-from avssl.retrieval.page.server import PageServer
 from avssl.retrieval.search import Search
 from tests.data.conftest import write_media
 from tests.retrieval.conftest import CORPUS

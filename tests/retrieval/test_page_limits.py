@@ -22,15 +22,16 @@ from avssl.data.container import MediaError
 from avssl.data.manifest import Clip
 from avssl.data.probe import probe_clip
 from avssl.encoders.windows import given_clips
+from avssl.page import preview, request, server
+from avssl.page.helper import Helper
+from avssl.page.origin import Origins
+from avssl.page.preview import Previews
+from avssl.page.refusal import Refusal
+from avssl.page.server import PageServer
+from avssl.page.stretch import Stretch
 from avssl.retrieval.build import index_clips
-from avssl.retrieval.page import answers, preview, request, server, upload
+from avssl.retrieval.page import answers, upload
 from avssl.retrieval.page.answers import Page
-from avssl.retrieval.page.helper import Helper
-from avssl.retrieval.page.origin import Origins
-from avssl.retrieval.page.preview import Previews
-from avssl.retrieval.page.refusal import Refusal
-from avssl.retrieval.page.server import PageServer
-from avssl.retrieval.page.stretch import Stretch
 from avssl.retrieval.search import Match, Search
 from tests.data.conftest import write_media
 

@@ -21,11 +21,11 @@ import pytest
 
 from avssl.data.manifest import Clip
 from avssl.data.probe import probe_clip
+from avssl.page.preview import Previews, plays
+from avssl.page.server import PageServer
+from avssl.page.stretch import Stretch
 from avssl.retrieval.page.answers import Page
-from avssl.retrieval.page.preview import Previews, plays
-from avssl.retrieval.page.server import PageServer
 from avssl.retrieval.page.start import run_index
-from avssl.retrieval.page.stretch import Stretch
 from avssl.retrieval.search import Search
 from tests.data.conftest import number_in, write_media
 from tests.retrieval.test_tool import TOOL, call

@@ -6,11 +6,12 @@ Nothing is kept of a request: each brings its query along, so that users cannot 
 import base64
 import itertools
 import random
+import re
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ import torch
 from avssl.data.batches import finish_inputs, stack_inputs
 from avssl.data.container import MediaError
 from avssl.errors import UserError
+from avssl.page.helper import without_folder
+from avssl.page.refusal import Refusal
+from avssl.page.site import Answer, Body
 from avssl.retrieval.page.clips import Clips
-from avssl.retrieval.page.helper import without_folder
-from avssl.retrieval.page.refusal import Refusal
 from avssl.retrieval.page.upload import read_upload
 from avssl.retrieval.search import OTHER, Match, Search
 
@@ -58,6 +60,34 @@ class Page:
         self.title = f"{len(search)} clips of {', '.join(names)}, model {search.header.model}"
         self._model = threading.Lock()
         self.clips = Clips(search)
+
+    folder = Path(__file__).parent  # of the page's files
+
+    @property
+    def longest_upload(self) -> int:
+        """Bytes."""
+        return self.limits.upload
+
+    def get(self, path: str, query: dict[str, str]) -> Answer:
+        """What the page asks for: about, a search by a clip, or something of a clip."""
+        kind, _, number = path.removeprefix("/api/").partition("/")
+        if path == "/api/about":
+            return self.about()
+        if path == "/api/search":
+            return self.search_clip(_number(query.get("clip", "")), by=_by(query))
+        if path.startswith("/api/") and kind == "media":
+            return self.clips.media(_number(number))
+        if path.startswith("/api/") and kind in ("spectrogram", "poster"):
+            (picture,) = self.clips.pictures(kind, _number(number))
+            return Body(picture, "image/png" if kind == "spectrogram" else "image/jpeg")
+        raise Refusal(404, "There is no such page.")
+
+    def receiver(self, path: str, query: dict[str, str]) -> Callable[[Path, str], Answer]:
+        """Uploads are searched with."""
+        if path != "/api/search":
+            raise Refusal(404, "There is no such page.")
+        by = _by(query)
+        return lambda file, name: self.search_upload(file, name=name, by=by)
 
     def warm_up(self) -> None:
         """Load the model and start what reads uploads, so that no visitor waits for it.
@@ -232,3 +262,16 @@ def _query(name: str, seconds: float, spectrogram: bytes, strip: Sequence[bytes]
 
 def _data_url(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise Refusal(404, "The index has no such clip.")
+    return int(text)
+
+
+def _by(query: dict[str, str]) -> str:
+    by = query.get("by", "audio")
+    if by not in ("audio", "video"):
+        raise Refusal(400, "Searching is by audio or by video.")
+    return by

@@ -9,10 +9,10 @@ from avssl.data.container import MediaError
 from avssl.data.dataset import extent
 from avssl.data.manifest import Clip, Manifest
 from avssl.errors import UserError
-from avssl.retrieval.page.helper import Helper, without_folder
-from avssl.retrieval.page.preview import Previews, plays
-from avssl.retrieval.page.refusal import Refusal
-from avssl.retrieval.page.stretch import Stretch
+from avssl.page.helper import Helper, without_folder
+from avssl.page.preview import Previews, plays
+from avssl.page.refusal import Refusal
+from avssl.page.stretch import Stretch
 from avssl.retrieval.page.upload import STRIP
 from avssl.retrieval.search import Search
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import avssl
 from avssl.errors import UserError
 from avssl.files import cache_folder
+from avssl.page.server import PageServer
 from avssl.retrieval.build import index_clips
 from avssl.retrieval.page.answers import Page
-from avssl.retrieval.page.server import PageServer
 from avssl.retrieval.search import Search
 
 RUN = Path("runs/mavil")  # what `tools/train.py configs/mavil.yaml` leaves

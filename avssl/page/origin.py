@@ -9,7 +9,7 @@ import socket
 from email.message import Message
 from urllib.parse import SplitResult, urlsplit
 
-from avssl.retrieval.page.refusal import Refusal
+from avssl.page.refusal import Refusal
 
 
 class Origins:

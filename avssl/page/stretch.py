@@ -5,7 +5,7 @@ from pathlib import Path
 
 from avssl.data.manifest import Clip
 from avssl.data.media import read_clip_sound, read_pictures
-from avssl.retrieval.page.pictures import SAMPLE_RATE, jpeg, moments, spectrogram
+from avssl.page.pictures import SAMPLE_RATE, jpeg, moments, spectrogram
 
 SIDE = 160  # pixels, short side of small pictures
 

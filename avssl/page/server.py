@@ -1,4 +1,4 @@
-"""The web server of the search page: where it listens, and how many it listens to.
+"""The web server of a page: where it listens, and how many it listens to.
 
 Python's own HTTP server is enough: a few routes, and no state between requests, so that there is
 nothing two users could share.
@@ -12,18 +12,18 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 from avssl.errors import UserError
-from avssl.retrieval.page.answers import Page
-from avssl.retrieval.page.origin import Origins
-from avssl.retrieval.page.request import Request
+from avssl.page.origin import Origins
+from avssl.page.request import Request
+from avssl.page.site import Site
 
 _ARRIVALS = 16  # uploads on the disk at the same time
-_UPLOADS = 2  # read and searched with at the same time; others wait
+_UPLOADS = 2  # read and answered at the same time; others wait
 _CONNECTIONS = 128  # a browser has up to 6
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class PageServer(ThreadingHTTPServer):
-    """Takes `host`:`port` (0: any free one) when it is made; `serve` answers with a Page.
+    """Takes `host`:`port` (0: any free one) when it is made; `serve` answers with a Site.
 
     Raises:
         UserError: the address is not this machine's, or the port is taken.
@@ -31,7 +31,7 @@ class PageServer(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 64
-    page: Page
+    page: Site
 
     def __init__(self, *, host: str, port: int) -> None:
         self.arrivals = threading.BoundedSemaphore(_ARRIVALS)
@@ -51,7 +51,7 @@ class PageServer(ThreadingHTTPServer):
                 "give another --port or --host"
             ) from None
 
-    def serve(self, page: Page) -> None:
+    def serve(self, page: Site) -> None:
         """Answer requests until `shutdown`, or an exception such as Ctrl-C."""
         self.page = page
         try:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from avssl.data.container import MediaError
 from avssl.data.processes import death, follow, server_context, without_main
-from avssl.retrieval.page.refusal import Refusal
+from avssl.page.refusal import Refusal
 
 Result = TypeVar("Result")
 

@@ -1,4 +1,4 @@
-"""One request to the search page: routes, limits on what comes in, and ranges of media.
+"""One request to a page: limits on what comes in, and ranges of media; a Site answers it.
 
 The page loads all from this server; its policy forbids any other.
 """
@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qs
 
-from avssl.retrieval.page.origin import split
-from avssl.retrieval.page.refusal import Refusal
+from avssl.page.origin import split
+from avssl.page.refusal import Refusal
+from avssl.page.site import Answer, Body
 
 if TYPE_CHECKING:
-    from avssl.retrieval.page.server import PageServer
+    from avssl.page.server import PageServer
 
 _FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 _TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
@@ -117,41 +118,38 @@ class Request(BaseHTTPRequestHandler):
             )
 
     def _get(self, path: str, query: dict[str, str]) -> None:
-        kind, _, number = path.removeprefix("/api/").partition("/")
         if path in _FILES:
-            file = Path(__file__).with_name(_FILES[path])
-            self._bytes(file.read_bytes(), _TYPES[file.suffix])
-        elif path == "/api/about":
-            self._json(self.server.page.about())
-        elif path == "/api/search":
-            self._json(self.server.page.search_clip(_number(query.get("clip", "")), by=_by(query)))
-        elif path.startswith("/api/") and kind == "media":
-            self._file(self.server.page.clips.media(_number(number)))
-        elif path.startswith("/api/") and kind in ("spectrogram", "poster"):
-            (picture,) = self.server.page.clips.pictures(kind, _number(number))
-            self._bytes(picture, "image/png" if kind == "spectrogram" else "image/jpeg", keep=True)
+            file = self.server.page.folder / _FILES[path]
+            self._send(Body(file.read_bytes(), _TYPES[file.suffix], keep=False))
         else:
-            raise Refusal(404, "There is no such page.")
+            self._send(self.server.page.get(path, query))
 
     def _post(self, path: str, query: dict[str, str]) -> None:
-        if path != "/api/search":
-            raise Refusal(404, "There is no such page.")
-        name, by = query.get("name", "the upload")[:120], _by(query)
+        take = self.server.page.receiver(path, query)
+        name = query.get("name", "the upload")[:120]
         size = self._length(name)
         with _turn(self.server.arrivals), tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
             ending = re.sub(r"[^.a-z0-9]", "", Path(name).suffix.lower())[:8]
             upload = Path(folder) / f"upload{ending}"
             self._receive(upload, size)
             with _turn(self.server.uploads):  # only now: who sends slowly does not take it
-                answer = self.server.page.search_upload(upload, name=name, by=by)
-        self._json(answer)
+                answer = take(upload, name)
+        self._send(answer)
+
+    def _send(self, answer: Answer) -> None:
+        if isinstance(answer, dict):
+            self._json(answer)
+        elif isinstance(answer, Body):
+            self._bytes(answer.data, answer.kind, keep=answer.keep)
+        else:
+            self._file(answer)
 
     def _length(self, name: str) -> int:
         """Bytes of the body, within the limit, before any of it is read."""
         text = self.headers.get("Content-Length", "")
         if not text.isascii() or not text.isdigit() or len(text) > 15:
             raise Refusal(411, "The upload does not say how long it is.")
-        limit = self.server.page.limits.upload
+        limit = self.server.page.longest_upload
         if int(text) > limit:
             raise Refusal(
                 413,
@@ -253,16 +251,3 @@ def _turn(places: threading.Semaphore) -> Iterator[None]:
         yield
     finally:
         places.release()
-
-
-def _number(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise Refusal(404, "The index has no such clip.")
-    return int(text)
-
-
-def _by(query: dict[str, str]) -> str:
-    by = query.get("by", "audio")
-    if by not in ("audio", "video"):
-        raise Refusal(400, "Searching is by audio or by video.")
-    return by

@@ -1,0 +1,1 @@
+"""What web pages share: a server of this machine, its limits, and reading of uploads."""
