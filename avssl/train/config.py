@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from avssl.data.config import DataConfig
+from avssl.speech.config import SpeechConfig
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The whole file."""
+    """The whole file; `speech` is read by tools/finetune.py alone."""
 
     name: str
     run: str
@@ -135,10 +136,16 @@ class Experiment:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    speech: SpeechConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("stages is empty: name at least one stage.")
+        if self.data.lengths is not None and self.train.lr_rule == "per_256":
+            raise ValueError(
+                "train.lr_rule is per_256, which counts the clips of data.batch, but with "
+                "data.lengths a batch is counted in frames: give lr with lr_rule: absolute."
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2^32 - 1, found {self.seed}.")
         for name in self.stages:

@@ -108,8 +108,10 @@ def share_cores(world: World, workers: int) -> None:
         torch.set_num_threads(max(1, cores - workers))
 
 
-def start(config: TrainConfig, batch: int) -> World:
+def start(config: TrainConfig, batch: int | None) -> World:
     """Join the process group that `torchrun` announced, if it did.
+
+    batch: clips of a global batch, None where they differ.
 
     Raises:
         UserError: the global batch cannot be split evenly, or a device was asked for that is not
@@ -131,7 +133,7 @@ def start(config: TrainConfig, batch: int) -> World:
                 "train.parallel is fsdp, but there is one process: start it with torchrun."
             )
         return World(0, 1, device, "single")
-    if batch % size:
+    if batch is not None and batch % size:
         raise UserError(f"data.batch is {batch} clips, which {size} processes cannot share evenly.")
     if not dist.is_initialized():
         dist.init_process_group(

@@ -36,7 +36,8 @@ def train(path: Path, overrides: Sequence[str] = ()) -> int:
     from avssl.train.signals import StopRequest
 
     config = experiment.config
-    world = parallel.start(config.train, config.data.batch)
+    # batches with a budget of frames are made to be shared evenly
+    world = parallel.start(config.train, config.data.batch if config.data.lengths is None else None)
     parallel.share_cores(world, config.data.workers)
     set_attention_backend(None if config.train.attention == "auto" else config.train.attention)
     folder = RunFolder(Path(config.run))

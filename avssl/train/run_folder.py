@@ -154,6 +154,9 @@ def portable(experiment: Experiment, graphs: dict[str, str]) -> dict[str, Any]:
     if not experiment.data.source.startswith("corpus:"):
         source = os.path.expanduser(experiment.data.source)
         config["data"]["source"] = os.path.relpath(source, experiment.run)
+    for recipe in config["data"]["inputs"].values():
+        if recipe.get("model") is not None:  # units of text
+            recipe["model"] = os.path.relpath(os.path.expanduser(recipe["model"]), experiment.run)
     for stage, graph in graphs.items():
         config["stages"][stage]["graph"] = graph
     return config
