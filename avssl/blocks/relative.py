@@ -106,7 +106,7 @@ class RelativeBlock(nn.Module):
         hidden: int,
         norm: str,
         norm_eps: float,
-        layer_scale: float | None,
+        layer_scale: float,
         dropout: float,
         attention_dropout: float,
         drop_path: float,
@@ -117,7 +117,7 @@ class RelativeBlock(nn.Module):
         self.norm2 = BatchNorm(width) if norm == "batch" else nn.LayerNorm(width, eps=norm_eps)
         self.mlp = FeedForward(width, hidden, dropout=dropout)
         self.layer_scale, self.dropout, self.drop_path = layer_scale, dropout, drop_path
-        if layer_scale is not None:
+        if layer_scale:
             self.scale1 = nn.Parameter(torch.empty(width))
             self.scale2 = nn.Parameter(torch.empty(width))
         self.checkpoint_activations = False
@@ -125,7 +125,7 @@ class RelativeBlock(nn.Module):
     def init_weights(self) -> None:
         init_as_torch(self)
         self.attn.init_weights()
-        if self.layer_scale is not None:
+        if self.layer_scale:
             nn.init.constant_(self.scale1, self.layer_scale)
             nn.init.constant_(self.scale2, self.layer_scale)
 
@@ -145,11 +145,11 @@ class RelativeBlock(nn.Module):
 
     def _attend(self, x: Tensor, codes: Tensor, frames: Tensor | None, valid: Tensor) -> Tensor:
         branch = self.attn(self.norm1(x), codes, frames, valid)  # [V, D]
-        return self._dropped(branch if self.layer_scale is None else self.scale1 * branch)
+        return self._dropped(self.scale1 * branch if self.layer_scale else branch)
 
     def _feed(self, x: Tensor) -> Tensor:
         branch = self.mlp(x)  # [V, D]
-        return self._dropped(branch if self.layer_scale is None else self.scale2 * branch)
+        return self._dropped(self.scale2 * branch if self.layer_scale else branch)
 
     def _dropped(self, branch: Tensor) -> Tensor:
         return F.dropout(branch, self.dropout, self.training)
@@ -183,7 +183,7 @@ class RelativeTransformer(nn.Module):
         hidden: width between the two feed-forward layers.
         norm: in front of the feed-forward layers, batch | layer.
         norm_eps: epsilon of the LayerNorms.
-        layer_scale: initial factors of the branches, one per channel; None: no such factors.
+        layer_scale: initial factors of the branches, one per channel; 0: no such factors.
         dropout: of the input, the codes, both branches and between the feed-forward layers.
         attention_dropout: of the attention weights.
         drop_path: rate of dropped branches, the same in all blocks.
@@ -206,7 +206,7 @@ class RelativeTransformer(nn.Module):
         hidden: int,
         norm: Literal["batch", "layer"] = "batch",
         norm_eps: float = 1e-12,
-        layer_scale: float | None = 0.1,
+        layer_scale: float = 0.1,
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
         drop_path: float = 0.0,
@@ -218,6 +218,8 @@ class RelativeTransformer(nn.Module):
                 f"more: width {width}, heads {heads}, depth {depth}"
             )
         rates = {"dropout": dropout, "attention_dropout": attention_dropout, "drop_path": drop_path}
+        if layer_scale < 0:
+            raise ValueError(f"relative_transformer: layer_scale {layer_scale} is below 0")
         for name, rate in rates.items():
             if not 0 <= rate < 1:
                 raise ValueError(f"relative_transformer: {name} {rate} is not in [0, 1)")

@@ -29,13 +29,22 @@ class BasicBlock(nn.Module):
         self.downsample = None
         if stride != 1 or inner != outer:
             shortcut = kind(inner, outer, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, BatchNorm(outer))
+            self.downsample = nn.ModuleList([shortcut, BatchNorm(outer)])
 
     def forward(self, x: Tensor, joined: Tensor | None) -> Tensor:
         """x: [V, C, H, W], or [V, C, L] with joined: bool [V], of ``follows``."""
         out = F.silu(self.bn1(convolve(self.conv1, x, joined)))
         out = self.bn2(convolve(self.conv2, out, joined))
-        return F.silu(out + (x if self.downsample is None else self.downsample(x)))
+        return F.silu(out + self._shortcut(x))
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if self.downsample is None:
+            return x
+        conv, norm = self.downsample
+        # flattened and back: its gradient is then laid out as it is, without which DDP warns
+        weight = conv.weight.flatten(1).view_as(conv.weight)
+        convolved = (F.conv2d if x.dim() == 4 else F.conv1d)(x, weight, stride=conv.stride)
+        return norm(convolved)
 
 
 class ResNet18(nn.Module):
