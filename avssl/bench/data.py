@@ -16,11 +16,12 @@ from avssl.arguments import amount, count
 from avssl.bench.timing import alternate, median_ratio
 from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.data.container import MediaError
-from avssl.data.dataset import ClipDataset, extent
+from avssl.data.dataset import ClipDataset
 from avssl.data.loader import Loader, make_loader
 from avssl.data.manifest import Clip
 from avssl.data.media import read_clip_sound, read_pictures
 from avssl.data.source import open_source
+from avssl.data.usable import extent
 from avssl.errors import UserError
 
 

@@ -1,6 +1,7 @@
 """Clips as training examples: one window of time, its sound and pictures, made into graph inputs.
 
-Letters: B batch, N samples, T pictures or filterbank rows, F mel bins, H W height and width.
+Letters: B batch, N samples or clips, T pictures, frames or filterbank rows, F mel bins, H W height
+and width, K samples of a frame, U units of a transcript, V real frames of a batch.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,13 @@ import torch
 from torch.utils.data import Dataset
 
 from avssl.data.batches import finish_inputs, stack_inputs
-from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+from avssl.data.buckets import Padding
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig, TextConfig
+from avssl.data.lengths import read_stretch
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import MediaError, read_clip_sound, read_pictures
 from avssl.data.timed import TimedCaller
+from avssl.data.usable import Check, Misfit, extent, in_share, nothing_usable
 from avssl.errors import UserError
 
 _REPLACEMENTS = 8  # clips tried in place of an unreadable one
@@ -25,13 +29,14 @@ _REPLACEMENTS = 8  # clips tried in place of an unreadable one
 class Sample:
     """One clip as read: the raw inputs, and what went wrong on the way."""
 
-    inputs: dict[
-        str, np.ndarray
-    ]  # waveform float32 [N] (shorter if padded later), or pictures uint8 [3, T, H, W]
+    # waveform float32 [N] (shorter if padded later) or [T, K], pictures uint8 [3, T, H, W] or
+    # [1, T, H, W], transcript int64 [U]
+    inputs: dict[str, np.ndarray]
     clip: int  # row in the manifest
     label: int  # -1: none
     replaced: bool = False
     failures: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
+    padding: Padding = (0, 0)  # frames and units of the longest clips of the global batch
 
 
 class ClipDataset(Dataset[Sample]):
@@ -51,7 +56,9 @@ class ClipDataset(Dataset[Sample]):
 
     Attributes:
         clips: the clips that serve, in manifest order. rows: their rows in the manifest.
-        left_out: (path, reason) of the split's other clips.
+        left_out: (path, reason) of the split's other clips. unshared: how many more of them are
+            not used, for `data.train_share` is below 1.
+        sizes: with `data.lengths`, frames and units of each clip, int64 [N, 2].
         classes: label names in the order of their numbers.
 
     Raises:
@@ -78,17 +85,33 @@ class ClipDataset(Dataset[Sample]):
         self.clips: list[Clip] = []
         self.rows: list[int] = []
         self.left_out: list[tuple[str, str]] = []
+        self.unshared = 0
+        sizes: list[tuple[int, int]] = []
+        self._units: list[np.ndarray] = []  # of the transcript of each clip, [U]
+        check = Check(config)
         for row, clip in enumerate(manifest.clips):
             if split is not None and clip.split != split:
                 continue
-            reason = unusable(clip, audio=config.needs_audio, video=config.needs_video)
-            if reason:
-                self.left_out.append((clip.path, reason))
-            else:
-                self.clips.append(clip)
-                self.rows.append(row)
+            if split == "train" and not in_share(clip.path, config.train_share):
+                self.unshared += 1
+                continue
+            try:
+                frames, units = check(clip)
+            except Misfit as reason:
+                self.left_out.append((clip.path, str(reason)))
+                continue
+            self.clips.append(clip)
+            self.rows.append(row)
+            sizes.append((frames, len(units)))
+            self._units.append(np.array(units, np.int64))
+        if not self.clips and self.unshared and not self.left_out:
+            raise UserError(
+                f"data.train_share = {config.train_share:g} takes none of the {self.unshared} "
+                "clips to train on: raise it"
+            )
         if not self.clips:
-            raise UserError(_nothing(manifest, split, self.left_out))
+            raise UserError(nothing_usable(manifest, split, self.left_out))
+        self.sizes = None if config.lengths is None else np.array(sizes, np.int64)
         numbers = {name: number for number, name in enumerate(self.classes)}
         self.labels = [numbers.get(clip.label, -1) for clip in self.clips]
         self._timed = TimedCaller()
@@ -100,22 +123,27 @@ class ClipDataset(Dataset[Sample]):
         """One line for the clips that serve, and one for each of the first that do not."""
         name = self.split or "all splits"
         lines = [f"{name}: {len(self.clips)} clips serve, {len(self.left_out)} are left out"]
+        if self.unshared:
+            share = self.config.train_share
+            lines[0] += f", {self.unshared} are not in data.train_share = {share:g}"
         lines += [f"  {path}: {reason}" for path, reason in self.left_out[:shown]]
         if len(self.left_out) > shown:
             lines.append(f"  and {len(self.left_out) - shown} more")
         return "\n".join(lines)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample:
-        """The example `index` of `epoch`; an unreadable clip is replaced by another one.
+    def __getitem__(self, item: tuple[int, int] | tuple[int, int, Padding]) -> Sample:
+        """The example `index` of `epoch`; an unreadable clip is replaced by another one, which is
+        no longer than the third entry says, what the clips of its batch are padded to.
 
         Returns:
             A sample; one without inputs if it is not replaced, or the replacements were unreadable.
         """
-        epoch, index = item
+        epoch, index = item[:2]
+        padding = item[2] if len(item) == 3 else (0, 0)
         failures: list[tuple[str, str]] = []
         for attempt in range(1 + _REPLACEMENTS * self.replace):
             random = np.random.default_rng([self.seed, epoch, index, attempt])
-            chosen = index if attempt == 0 else int(random.integers(len(self.clips)))
+            chosen = index if attempt == 0 else self._another(random, padding)
             try:
                 inputs = self._timed(self._read, chosen, random, limit=self.config.time_limit)
             except (MediaError, TimeoutError) as error:
@@ -125,11 +153,22 @@ class ClipDataset(Dataset[Sample]):
                 reason = f"{type(error).__name__}: {error}"
                 failures.append((self.clips[chosen].path, reason))
                 continue
-            return Sample(inputs, self.rows[chosen], self.labels[chosen], attempt > 0, failures)
-        return Sample({}, self.rows[index], self.labels[index], True, failures)
+            row, label = self.rows[chosen], self.labels[chosen]
+            return Sample(inputs, row, label, attempt > 0, failures, padding)
+        return Sample({}, self.rows[index], self.labels[index], True, failures, padding)
+
+    def _another(self, random: np.random.Generator, padding: Padding) -> int:
+        """A clip that may stand in for one of a batch that is padded so far."""
+        if self.sizes is None or padding == (0, 0):
+            return int(random.integers(len(self.clips)))
+        return int(random.choice(np.flatnonzero((self.sizes <= padding).all(1))))
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Make a batch: filterbanks float32 [B, 1, T, F], pictures still uint8 [B, 3, T, H, W]."""
+        """Make a batch: filterbanks float32 [B, 1, T, F], pictures still uint8 [B, 3, T, H, W].
+
+        With `data.lengths`: lips still uint8 [B, 1, T, H, W], waves float32 [B, T, K], text int64
+        [B, U], and `frames` int64 [V], where the real frames stand in [B * T], flattened.
+        """
         failures = [failure for sample in samples for failure in sample.failures]
         if not self.replace:
             samples = [sample for sample in samples if sample.inputs]
@@ -142,7 +181,8 @@ class ClipDataset(Dataset[Sample]):
         }
         if not samples or not all(sample.inputs for sample in samples):
             return batch  # where clips are replaced, the loader stops the run
-        return batch | stack_inputs([sample.inputs for sample in samples], self.config.inputs)
+        inputs = [sample.inputs for sample in samples]
+        return batch | stack_inputs(inputs, self.config.inputs, padding=samples[0].padding)
 
     def finish(self, batch: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
         """Move a collated batch to the device and normalise its pictures there, to float32."""
@@ -152,6 +192,13 @@ class ClipDataset(Dataset[Sample]):
         clip = self.clips[index]
         window = self.config.window
         begin, length = extent(clip, video=self.config.needs_video)
+        if self.config.lengths is not None:
+            own = random if self.training else None
+            raw = read_stretch(
+                self.root, clip, self.config, begin=begin, seconds=length, random=own
+            )
+            texts = [n for n, item in self.config.inputs.items() if isinstance(item, TextConfig)]
+            return raw | dict.fromkeys(texts, self._units[index])
         spare = length - window
         draw = float(random.random()) if self.training else 0.5
         start = begin + max(spare, 0.0) * draw
@@ -161,7 +208,7 @@ class ClipDataset(Dataset[Sample]):
         for name, recipe in self.config.inputs.items():
             if isinstance(recipe, FbankConfig):
                 inputs[name] = self._sound(clip, recipe, start, period, random)
-            else:
+            elif isinstance(recipe, FramesConfig):
                 inputs[name] = self._pictures(clip, recipe, start, period, random)
         return inputs
 
@@ -216,51 +263,3 @@ class ClipDataset(Dataset[Sample]):
         if flip:
             pictures = pictures[:, :, ::-1]
         return np.ascontiguousarray(pictures.transpose(3, 0, 1, 2))  # [3, T, H, W]
-
-
-def extent(clip: Clip, *, video: bool) -> tuple[float, float]:
-    """First second and length of what a clip offers; of its sound alone if no picture is read."""
-    end = clip.duration or 0.0
-    if clip.has_video and not video and clip.has_audio:
-        end = max(0.0, clip.sound_offset + (clip.sound_duration or 0.0))
-    if clip.end is not None:
-        end = min(end, clip.end)
-    start = clip.start or 0.0
-    return start, end - start
-
-
-def unusable(clip: Clip, *, audio: bool, video: bool) -> str:
-    """Why a clip cannot serve inputs made from these streams; "" if it can."""
-    if not clip.scanned:
-        return "not scanned"
-    if video and not clip.has_video:
-        return clip.reason or "has no picture"
-    if audio and not clip.has_audio:
-        return clip.reason or "has no sound"
-    if not extent(clip, video=video)[1] > 0:
-        return f"starts at {clip.start} s, after its end"
-    return ""
-
-
-def _nothing(manifest: Manifest, split: str | None, left_out: list[tuple[str, str]]) -> str:
-    if left_out:
-        path, reason = left_out[0]
-        of = f" of the split '{split}'" if split else ""
-        return (
-            f"none of the {len(left_out)} clips{of} in {manifest.root} can be used; the first, "
-            f"{path}: {reason}"
-        )
-    counts: dict[str, int] = {}
-    for clip in manifest.clips:
-        counts[clip.split or "(none)"] = counts.get(clip.split or "(none)", 0) + 1
-    known = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-    if manifest.split_by_path:
-        return (
-            f"{manifest.root} has no clip in the split '{split}' (it has {known}), for no split is "
-            "given and so the paths decide: add more clips, or write a manifest.csv with a column "
-            "'split'"
-        )
-    return (
-        f"the manifest in {manifest.root} has no clip in the split '{split}' (it has {known}): "
-        "fill its column 'split', or leave the whole column empty for a split by path"
-    )

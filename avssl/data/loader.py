@@ -16,23 +16,26 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from avssl.data.buckets import BucketBatches, Buckets, Item, by_length, padding
 from avssl.data.config import DataConfig
 from avssl.data.dataset import ClipDataset
 from avssl.data.processes import death, follow, server_context, without_main
 from avssl.errors import UserError
 
-Item = tuple[int, int]  # (epoch, index)
 _SHARE_WINDOW = 256  # clips over which the share of bad ones is taken
 _NO_MEMORY = 75  # exit code of a worker that has no shared memory left to hand a batch over
 _SHARE_FROM = 32  # clips seen before it counts
 
 
-def steps_per_epoch(dataset: ClipDataset, config: DataConfig) -> int:
+def steps_per_epoch(dataset: ClipDataset, config: DataConfig, *, world: int = 1) -> int:
     """Full global batches in one pass; the rest of an epoch's order is dropped.
 
     Raises:
-        UserError: there are fewer clips than the batch has rows.
+        UserError: there are fewer clips than the batch has rows, or a batch of data.lengths cannot
+            hold a clip for each process.
     """
+    if dataset.sizes is not None:
+        return make_buckets(dataset, config, world=world).steps
     steps = len(dataset) // config.batch
     if steps == 0:
         raise UserError(
@@ -40,6 +43,16 @@ def steps_per_epoch(dataset: ClipDataset, config: DataConfig) -> int:
             f"{config.batch}: set data.batch to at most {len(dataset)}"
         )
     return steps
+
+
+def make_buckets(dataset: ClipDataset, config: DataConfig, *, world: int) -> Buckets:
+    """The batches of clips of their own length.
+
+    Raises:
+        UserError: the budget or the clips are too few for the processes.
+    """
+    assert dataset.sizes is not None and config.lengths is not None
+    return Buckets(dataset.sizes, config.lengths, world=world)
 
 
 def make_loader(
@@ -61,23 +74,35 @@ def make_loader(
 
     Args:
         rank, world: this rank gets rows [rank * b : (rank + 1) * b] of each global batch, which
-            `avssl.train.parallel.start` has found to be a multiple of `world`.
+            `avssl.train.parallel.start` has found to be a multiple of `world`; with data.lengths,
+            batches are multiples of `world`, so that another number of processes has others.
         device: where the batches go; pictures are normalised there.
 
     Raises:
         UserError: the batch is larger than the data set.
     """
-    steps_per_epoch(dataset, config)
+    steps_per_epoch(dataset, config, world=world)
     dataset = copy.copy(dataset)
     dataset.seed = seed
-    batches = _TrainBatches(
-        len(dataset),
-        config.batch,
-        seed=seed,
-        steps=range(start_step, steps),
-        rank=rank,
-        world=world,
-    )
+    batches: Sequence[list[Item]]
+    if dataset.sizes is not None:
+        batches = BucketBatches(
+            make_buckets(dataset, config, world=world),
+            dataset.sizes,
+            seed=seed,
+            steps=range(start_step, steps),
+            rank=rank,
+            world=world,
+        )
+    else:
+        batches = _TrainBatches(
+            len(dataset),
+            config.batch,
+            seed=seed,
+            steps=range(start_step, steps),
+            rank=rank,
+            world=world,
+        )
     return Loader(dataset, config, batches, device=device)
 
 
@@ -88,9 +113,20 @@ def make_eval_loader(
     clips: int | None = None,
     device: torch.device | str = "cpu",
 ) -> "Loader":
-    """Each clip once, in order, the last batch shorter; with `clips`, that many evenly spread."""
+    """Each clip once, in order, the last batch shorter; with `clips`, that many evenly spread.
+
+    With data.lengths the shortest come first, in batches within the budget.
+    """
     number = len(dataset) if clips is None else min(clips, len(dataset))
-    chosen = [(0, index * len(dataset) // number) for index in range(number)]
+    indices = [index * len(dataset) // number for index in range(number)]
+    batches: list[list[Item]]
+    if dataset.sizes is not None and config.lengths is not None:
+        batches = [
+            [(0, index, padding(dataset.sizes, rows)) for index in rows]
+            for rows in by_length(dataset.sizes, indices, config.lengths.budget)
+        ]
+        return Loader(dataset, config, batches, device=device)
+    chosen: list[Item] = [(0, index) for index in indices]
     batches = [chosen[i : i + config.batch] for i in range(0, number, config.batch)]
     return Loader(dataset, config, batches, device=device)
 
@@ -100,7 +136,8 @@ class Loader:
 
     A batch is a dict: a tensor for each entry of `data.inputs`, `label` [B], `clip` [B] (row in the
     manifest), `replaced` [B] (1 where an unreadable clip was replaced), `failures`: (path, reason).
-    With a data set that does not replace clips, rows may be missing, and B may be 0.
+    With a data set that does not replace clips, rows may be missing, and B may be 0. With
+    data.lengths there is also `frames` (`ClipDataset.collate`).
 
     Raises, while iterating:
         UserError: too large a share of clips is unreadable, or a worker process died.
@@ -110,7 +147,7 @@ class Loader:
         self,
         dataset: ClipDataset,
         config: DataConfig,
-        batches: Sequence[list[Item]],
+        batches: Sequence[list[Any]],  # of items
         *,
         device: torch.device | str = "cpu",
     ) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avssl.data.config import FbankConfig, FramesConfig
+from avssl.data.config import FbankConfig, Recipe, WaveConfig
 from avssl.data.manifest import Clip
 from avssl.data.media import scaled_size
 from avssl.data.sound import resampler
@@ -27,12 +27,12 @@ SPEEDS = (0.01, 1000.0)  # pictures per second
 NARROWEST = 50  # times as wide as high, or as high as wide
 
 
-def given_arrays(x: Any, recipe: FbankConfig | FramesConfig) -> list[Tensor]:
+def given_arrays(x: Any, recipe: Recipe) -> list[Tensor]:
     """One tensor for each clip: waveforms [N], pictures [T, H, W, 3].
 
     Raises UserError for anything else.
     """
-    single = 1 if isinstance(recipe, FbankConfig) else 4
+    single = 1 if isinstance(recipe, FbankConfig | WaveConfig) else 4
     what = "waveforms [N], [B, N]" if single == 1 else "pictures [T, H, W, 3], uint8,"
     if isinstance(x, (list, tuple)) and any(isinstance(item, (str, os.PathLike)) for item in x):
         raise UserError("paths and arrays are mixed in one list: give either")
@@ -139,15 +139,21 @@ def picture_rate(fps: Any) -> float:
 
 def cropped(pictures: Tensor, size: int) -> np.ndarray:
     """uint8 [T, H, W, 3] -> uint8 [3, T, size, size]: the shorter side to `size`, the centre."""
+    x = scaled(pictures, size)  # [T, 3, H, W]
+    top, left = (round((side - size) / 2) for side in x.shape[2:])
+    x = x[:, :, top : top + size, left : left + size]
+    return x.permute(1, 0, 2, 3).contiguous().numpy()  # [3, T, size, size]
+
+
+def scaled(pictures: Tensor, size: int) -> Tensor:
+    """uint8 [T, H, W, 3] -> uint8 [T, 3, H', W']: the shorter side to `size`."""
     height, width = pictures.shape[1:3]
     clip = Clip(path="", width=width, height=height)
     across, down = scaled_size(clip, size)
     x = pictures.permute(0, 3, 1, 2).float()  # [T, 3, H, W]
     if (height, width) != (down, across):
         x = F.interpolate(x, size=(down, across), mode="bilinear", antialias=True)
-    top, left = round((down - size) / 2), round((across - size) / 2)
-    x = x[:, :, top : top + size, left : left + size].round().clamp(0, 255).byte()
-    return x.permute(1, 0, 2, 3).contiguous().numpy()  # [3, T, size, size]
+    return x.round().clamp(0, 255).byte()
 
 
 def read_still(path: Path) -> Tensor:

@@ -8,21 +8,20 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from avssl.data.batches import finish_inputs, stack_inputs
-from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+from avssl.data.batches import REAL, finish_inputs, frame_counts, stack_inputs, zero_inputs
+from avssl.data.config import DataConfig, FixedRecipe, Recipe
 from avssl.encoders.fingerprint import fingerprint
 from avssl.encoders.layers import blocks_of, caught_layers, prefix_tokens
+from avssl.encoders.pooling import POOLS, Pool, cut, frame_mean, join, row_of, tensors_of
 from avssl.encoders.roles import Fusion, Tower
 from avssl.encoders.windows import Span, given_clips
 from avssl.errors import UserError
 
-Pool = Literal["mean", "cls", "none"]
-POOLS = ("mean", "cls", "none")
 TOKENS = "tokens"  # the output port of every tower: prefix tokens (CLS), then the patches
 
 
@@ -56,9 +55,17 @@ class Encoder(nn.Module):
         self.eval()
 
     @property
-    def inputs(self) -> dict[str, FbankConfig | FramesConfig]:
+    def inputs(self) -> dict[str, Recipe]:
         """The inputs it reads and how each is made."""
         return self.data.inputs
+
+    @property
+    def fixed_inputs(self) -> dict[str, FixedRecipe]:
+        """The inputs, each of a fixed size.
+
+        Raises UserError where clips keep their own length.
+        """
+        return self.data.fixed_inputs
 
     @property
     def tower(self) -> nn.Module:
@@ -78,12 +85,8 @@ class Encoder(nn.Module):
     @functools.cached_property
     def width(self) -> int:
         """D of the pooled features."""
-        zeros = {
-            name: torch.zeros(1, *recipe.shape, device=self.device, dtype=self.dtype)
-            for name, recipe in self.inputs.items()
-        }
         with torch.no_grad():
-            return self.encode(zeros).shape[-1]
+            return self.encode(zero_inputs(self.inputs, device=self.device)).shape[-1]
 
     @property
     def fingerprint(self) -> str:
@@ -115,8 +118,8 @@ class Encoder(nn.Module):
 
         Clips longer than the window the encoder was trained on are cut into windows, the last of
         which ends with the clip; pooled features are the mean over the windows. Shorter ones are
-        repeated, as in training. Gradients are recorded in training mode only
-        (`encode` always records them).
+        repeated, as in training, or keep their length, where they did in training. Gradients are
+        recorded in training mode only (`encode` always records them).
 
         Args:
             x: a path or a list of paths (media, pictures); or waveforms, float in [-1, 1] or int16:
@@ -148,10 +151,12 @@ class Encoder(nn.Module):
                 batch = stack_inputs([raw for _, raw in group], self.inputs)
                 batch = finish_inputs(batch, self.inputs, self.device)
                 features = self.encode(batch, layer=layer, pool=pool)
+                counts = frame_counts(batch, self.inputs) if pool == "none" else None
                 for row, (clip, _) in enumerate(group):
-                    found[clip].append(_row(features, row, layers=isinstance(layer, list)))
-        joined = [_join(parts, pool) for parts in found]
-        if not all(x.isfinite().all() for item in joined for x in _tensors(item)):
+                    part = row_of(features, row, layers=isinstance(layer, list))
+                    found[clip].append(part if counts is None else cut(part, counts[row]))
+        joined = [join(parts, pool) for parts in found]
+        if not all(x.isfinite().all() for item in joined for x in tensors_of(item)):
             raise UserError(
                 f"the features of {self.name} are not finite: the model diverged, or its weights "
                 "are damaged"
@@ -170,12 +175,14 @@ class Encoder(nn.Module):
         """Features of prepared windows; gradients flow.
 
         Args:
-            inputs: each of `inputs` as a data loader gives it: [B, 1, T, F] or [B, 3, T, H, W].
-            layer, pool: as of `forward`.
+            inputs: each of `inputs` as a data loader gives it: [B, 1, T, F] or [B, 3, T, H, W]; of
+                clips that keep their own length [B, 1, T, H, W] or [B, T, K], with `frames`, the
+                indices of the real frames in [B * T] (without, all are real).
+            layer, pool: as of `forward`; "mean" is over the real frames.
 
         Returns:
             [B, D]; with pool="none" [B, N, D] without prefix tokens (for an encoder of both, one
-            for each tower's input); with several layers a leading axis [L].
+            for each tower's input), zeros in padding; with several layers a leading axis [L].
 
         Raises:
             UserError: an input is missing, or there is no such layer or no CLS token.
@@ -186,9 +193,9 @@ class Encoder(nn.Module):
         if not self.any_length:
             self._check(inputs)
         if not isinstance(layer, list):
-            return self._pooled(self._run(inputs, layer), pool)
+            return self._pooled(self._run(inputs, layer), pool, inputs)
         caught = self._layers(inputs)
-        chosen = [self._pooled(caught[self._index(k)], pool) for k in layer]
+        chosen = [self._pooled(caught[self._index(k)], pool, inputs) for k in layer]
         if isinstance(chosen[0], dict):
             return {name: torch.stack([item[name] for item in chosen]) for name in chosen[0]}
         return torch.stack(chosen)  # [L, B, D] or [L, B, N, D]
@@ -201,7 +208,10 @@ class Encoder(nn.Module):
                 raise UserError(
                     f"the encoder {self.name} reads {name!r}: give {{{name!r}: tensor}}"
                 )
-            if x.ndim != 1 + len(recipe.shape) or tuple(x.shape[1:]) != recipe.shape or not len(x):
+            fits = x.ndim == 1 + len(recipe.shape) and all(
+                a == b or isinstance(b, str) for a, b in zip(x.shape[1:], recipe.shape, strict=True)
+            )
+            if not fits or 0 in x.shape:
                 wanted = ", ".join(map(str, recipe.shape))
                 raise UserError(
                     f"the encoder {self.name} reads {name!r} of the shape [B, {wanted}]; found "
@@ -218,24 +228,26 @@ class Encoder(nn.Module):
             return self._layers(inputs)[self._index(layer)]
         outputs = self._towers(inputs)
         if self.fusion is not None:
-            return self._fuse(outputs)
+            return self._fuse(outputs, inputs)
         return {name: out[TOKENS] for name, out in outputs.items()}
 
     def _towers(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         found = {}
         for name, module in self.towers.items():
-            ports = {
-                port: inputs[read].to(self.dtype) for port, read in self._roles[name].ports.items()
-            }
-            out = module(**ports)
+            role = self._roles[name]
+            ports = {port: inputs[read].to(self.dtype) for port, read in role.ports.items()}
+            out = module(**ports, **_given(role.extra, inputs))
             found[name] = out if isinstance(out, dict) else {TOKENS: out}
         return found
 
-    def _fuse(self, outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def _fuse(
+        self, outputs: Mapping[str, Mapping[str, Tensor]], inputs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Fused tokens of each tower: the fusion's outputs have the names of its ports."""
         assert self.fusion is not None and self._fusion_role is not None
-        ports = self._fusion_role.ports
-        fused = self.fusion(**{port: outputs[name][out] for port, (name, out) in ports.items()})
+        ports, extra = self._fusion_role.ports, self._fusion_role.extra
+        read = {port: outputs[name][out] for port, (name, out) in ports.items()}
+        fused = self.fusion(**read, **_given(extra, inputs))
         return {name: fused[port] for port, (name, _) in ports.items()}
 
     def _layers(self, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -243,7 +255,7 @@ class Encoder(nn.Module):
         with caught_layers(self._deep()) as caught:
             outputs = self._towers(inputs)
             if self.fusion is not None:
-                self._fuse(outputs)
+                self._fuse(outputs, inputs)
         if self.fusion is None:
             return [
                 dict(zip(self.towers, tokens, strict=True))
@@ -267,17 +279,28 @@ class Encoder(nn.Module):
             )
         return layer % (self.depth + 1)
 
-    def _pooled(self, tokens: Mapping[str, Tensor], pool: Pool) -> Any:
+    def _pooled(
+        self, tokens: Mapping[str, Tensor], pool: Pool, inputs: Mapping[str, Tensor]
+    ) -> Any:
+        frames = inputs.get(REAL) if self.data.lengths is not None else None
         parts: dict[str, Tensor] = {}
         for name, x in tokens.items():
             prefix = prefix_tokens(self.towers[name])
             if pool == "cls" and prefix == 0:
                 raise UserError(f"pool='cls': {name} has no CLS token; use 'mean'")
             patches = x[:, prefix:]  # [B, N, D]
-            parts[name] = {"mean": patches.mean(1), "cls": x[:, 0], "none": patches}[pool]
+            if pool == "mean":
+                parts[name] = patches.mean(1) if frames is None else frame_mean(patches, frames)
+            else:
+                parts[name] = x[:, 0] if pool == "cls" else patches
         if pool == "none" and len(parts) > 1:
             return {self._roles[name].input: x for name, x in parts.items()}
         return torch.cat(list(parts.values()), dim=-1)  # [B, D]
+
+
+def _given(extra: Mapping[str, str], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Optional ports whose input is there."""
+    return {port: inputs[read] for port, read in extra.items() if read in inputs}
 
 
 def _asked(layer: Any) -> int | list[int] | None:
@@ -297,10 +320,6 @@ def _asked(layer: Any) -> int | list[int] | None:
     return layers
 
 
-def _tensors(features: Any) -> list[Tensor]:
-    return list(features.values()) if isinstance(features, dict) else [features]
-
-
 def _groups(windows: Iterator[Any], size: int) -> Iterator[list[Any]]:
     group = []
     for window in windows:
@@ -310,18 +329,3 @@ def _groups(windows: Iterator[Any], size: int) -> Iterator[list[Any]]:
             group = []
     if group:
         yield group
-
-
-def _row(features: Any, row: int, *, layers: bool) -> Any:
-    if isinstance(features, dict):
-        return {name: _row(x, row, layers=layers) for name, x in features.items()}
-    return features[:, row] if layers else features[row]
-
-
-def _join(parts: list[Any], pool: Pool) -> Any:
-    """One clip's features from those of its windows."""
-    if isinstance(parts[0], dict):
-        return {name: _join([part[name] for part in parts], pool) for name in parts[0]}
-    if pool == "none":
-        return torch.cat(parts, dim=-2)  # [N, D]
-    return torch.stack(parts).mean(0)  # [D]

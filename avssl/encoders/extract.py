@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avssl.data.batches import frame_counts, zero_inputs
 from avssl.data.dataset import ClipDataset
 from avssl.data.loader import make_eval_loader
 from avssl.data.manifest import Clip, Manifest
@@ -92,8 +93,7 @@ def extract(
     encoder = encoders[wanted.module]
     data = encoders.data(source, [wanted.module], **loading)
     with torch.no_grad():  # a layer or token that is not there is found before anything is written
-        zeros = {name: torch.zeros(1, *recipe.shape) for name, recipe in encoder.inputs.items()}
-        zeros = {name: x.to(encoder.device) for name, x in zeros.items()}
+        zeros = zero_inputs(encoder.inputs, device=encoder.device)
         encoder.encode(zeros, layer=wanted.layer, pool=wanted.pool)
     manifest = open_source(data)
     chosen = ClipDataset(manifest, data, split=wanted.split, replace=False)
@@ -185,14 +185,15 @@ class Job:
         written: set[tuple[Any, ...]] = set()
         pending: list[tuple[Clip, dict[str, Tensor]]] = []
         size = 0
-        for position, features in self._whole(self._encoded(batches, reasons)):
+        whole = self._whole(self._encoded(batches, reasons))
+        for done, (position, features) in enumerate(whole, start=1):
             pending.append((self.clips[position], features))
             size += sum(x.nbytes for x in features.values())
             if len(pending) == self.wanted.shard or size > SHARD_BYTES:
                 self._flush(pending, number)
                 written.update(_key(clip) for clip, _ in pending)
                 number, size, pending = number + 1, 0, []
-            progress(position + 1, len(self.clips), len(reasons))
+            progress(done, len(self.clips), len(reasons))
         if pending:
             self._flush(pending, number)
             written.update(_key(clip) for clip, _ in pending)
@@ -213,13 +214,20 @@ class Job:
             parts = {name: x.float().cpu() for name, x in parts.items()}
             if isinstance(wanted.layer, tuple):  # [L, B, ..., D] -> [B, ..., L, D]
                 parts = {name: x.movedim(0, -2) for name, x in parts.items()}
+            counts = frame_counts(batch, self.encoder.inputs) if wanted.pool == "none" else None
             for row, window in enumerate(batch["clip"].tolist()):
-                yield window, {name: x[row] for name, x in parts.items()}
+                features = {name: x[row] for name, x in parts.items()}
+                if counts is not None:  # [T, D] or [T, L, D] without what lies behind the clip
+                    features = {name: x[: counts[row]] for name, x in features.items()}
+                yield window, features
 
     def _whole(
         self, windows: Iterable[tuple[int, dict[str, Tensor]]]
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """(clip, its features) once all its windows are there, in order; else it is left out."""
+        """(clip, its features) once all its windows are there, in order; else it is left out.
+
+        Windows of a clip follow each other, also in the order of length: they are equally long.
+        """
         counts = Counter(self.owners)
         parts: list[dict[str, Tensor]] = []
         current = -1

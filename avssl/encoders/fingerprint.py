@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def fingerprint(encoder: Encoder) -> str:
     """16 hexadecimal digits: equal for encoders that give equal features for equal clips."""
     modules = {**encoder.towers, **({"fusion": encoder.fusion} if encoder.fusion else {})}
+    lengths = encoder.data.lengths
     made = [
-        encoder.data.window,
+        encoder.data.window if lengths is None else ["longest", lengths.longest],
         {name: asdict(recipe) for name, recipe in encoder.inputs.items()},
         {name: _structure(module) for name, module in modules.items()},
     ]

@@ -1,6 +1,6 @@
 """Clips as users give them (paths, waveforms, pictures) cut into windows of raw inputs.
 
-Letters: N samples, T pictures, H W height and width, C channels.
+Letters: N samples, T pictures or frames, H W height and width, C channels, K samples of a frame.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avssl.data.config import DataConfig, FbankConfig
-from avssl.data.dataset import ClipDataset, extent, unusable
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig, LipsConfig, WaveConfig
+from avssl.data.dataset import ClipDataset
+from avssl.data.lengths import cropped_lips, frame_count
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.probe import probe_clip
 from avssl.data.timed import TimedCaller
+from avssl.data.usable import Check, extent
 from avssl.encoders.arrays import (
     check_pictures,
     cropped,
     given_arrays,
     picture_rate,
     read_still,
+    scaled,
     sound_at,
 )
 from avssl.errors import UserError
@@ -36,7 +39,9 @@ SPANS = ("all", "middle")
 PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff".split())
 SCAN_LIMIT = 120.0  # s for finding out what one file holds
 
-Raw = dict[str, np.ndarray]  # input -> waveform float32 [N] or pictures uint8 [3, T, H, W]
+# input -> waveform float32 [N] or pictures uint8 [3, T, H, W], or of clips of their own length
+# [T, K] and [1, T, H, W]
+Raw = dict[str, np.ndarray]
 
 
 def given_clips(
@@ -76,7 +81,7 @@ def file_windows(path: Path, data: DataConfig, *, span: Span) -> Iterator[Raw]:
         yield from _array_windows({"": pictures}, data, sample_rate=None, fps=1.0, span=span)
         return
     clip = scan_file(path)
-    reason = unusable(clip, audio=data.needs_audio, video=data.needs_video)
+    reason = Check(data).reason(clip)
     if reason:
         raise UserError(f"{path}: {reason}")
     rows = window_rows(clip, data, span)
@@ -109,8 +114,8 @@ def window_rows(clip: Clip, data: DataConfig, span: Span) -> list[Clip]:
     """The windows of a scanned clip as manifest rows of their own."""
     begin, length = extent(clip, video=data.needs_video)
     return [
-        dataclasses.replace(clip, start=begin + start, end=begin + min(start + data.window, length))
-        for start in starts(length, data.window, span)
+        dataclasses.replace(clip, start=begin + start, end=begin + min(start + data.reach, length))
+        for start in starts(length, data.reach, span)
     ]
 
 
@@ -164,7 +169,7 @@ def _array_windows(
     lengths: list[float] = []
     for name, recipe in data.inputs.items():
         array = arrays[""] if "" in arrays else arrays[name]
-        if isinstance(recipe, FbankConfig):
+        if isinstance(recipe, FbankConfig | WaveConfig):
             if "" in arrays:
                 raise UserError("a picture has no sound: give a clip or a sound")
             sounds[name] = sound_at(array, sample_rate, recipe.sample_rate)
@@ -174,6 +179,9 @@ def _array_windows(
             fps = picture_rate(fps)
             lengths.append(len(array) / fps)
     length = min(lengths)
+    if data.lengths is not None:
+        yield from _stretches(arrays, sounds, data, length=length, fps=fps, span=span)
+        return
     period = min(length, data.window)  # a clip shorter than the window is repeated
     for start in starts(length, data.window, span):
         raw: Raw = {}
@@ -183,10 +191,53 @@ def _array_windows(
                 count = round(data.window * recipe.sample_rate)
                 part = sounds[name][first : first + min(count, round(period * recipe.sample_rate))]
                 raw[name] = part.numpy() if recipe.short == "pad" else np.resize(part, count)  # [N]
-            else:
-                assert fps is not None
-                array = arrays[""] if "" in arrays else arrays[name]
+            elif isinstance(recipe, FramesConfig):
                 times = start + recipe.times(data.window, period)
-                index = torch.from_numpy(times * fps + 1e-4).long().clamp(max=len(array) - 1)
-                raw[name] = cropped(array[index], recipe.size)
+                raw[name] = cropped(_shown(arrays, name, times, fps), recipe.size)
         yield raw
+
+
+def _stretches(
+    arrays: Mapping[str, Tensor],
+    sounds: Mapping[str, Tensor],
+    data: DataConfig,
+    *,
+    length: float,
+    fps: float | None,
+    span: Span,
+) -> Iterator[Raw]:
+    """Stretches of one clip that keep its own length, up to the longest the encoder takes."""
+    assert data.lengths is not None
+    if frame_count(length, data) < max(1, frame_count(data.lengths.shortest, data)):
+        raise UserError(
+            f"a clip is {length:.2f} s long, and data.lengths.shortest of the encoder is "
+            f"{data.lengths.shortest:g}"
+        )
+    for start in starts(length, data.reach, span):
+        count = frame_count(min(length, data.reach), data)
+        raw: Raw = {}
+        for name, recipe in data.inputs.items():
+            if isinstance(recipe, WaveConfig):
+                sound = np.zeros((count, recipe.samples), np.float32)  # [T, K]
+                first = round(start * recipe.sample_rate)
+                part = sounds[name][first : first + sound.size].numpy()
+                sound.reshape(-1)[: len(part)] = part
+                raw[name] = sound
+            elif isinstance(recipe, LipsConfig):
+                times = start + np.arange(count) / recipe.rate
+                pictures = _shown(arrays, name, times, fps)
+                if pictures.shape[1] != pictures.shape[2]:
+                    raise UserError(
+                        f"pictures of {pictures.shape[2]} x {pictures.shape[1]} pixels are no "
+                        "square mouth crops: make crops with tools/prepare_lips.py"
+                    )
+                crops = scaled(pictures, recipe.stored).permute(0, 2, 3, 1).numpy()
+                raw[name] = cropped_lips(crops, recipe, None)
+        yield raw
+
+
+def _shown(arrays: Mapping[str, Tensor], name: str, times: np.ndarray, fps: float | None) -> Tensor:
+    """The pictures shown at these times (s): uint8 [T, H, W, 3]."""
+    assert fps is not None
+    array = arrays[""] if "" in arrays else arrays[name]
+    return array[torch.from_numpy(times * fps + 1e-4).long().clamp(max=len(array) - 1)]

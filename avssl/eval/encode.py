@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from avssl.data.config import DataConfig
-from avssl.data.dataset import ClipDataset, unusable
+from avssl.data.dataset import ClipDataset
 from avssl.data.loader import make_eval_loader
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.scan import ProgressLine
+from avssl.data.usable import Check
 from avssl.encoders.encoder import Encoder
 from avssl.encoders.windows import Span, window_rows
 from avssl.errors import UserError
@@ -58,14 +59,14 @@ def encode_clips(
     Raises:
         UserError: no clip can be used, or features are not finite.
     """
-    audio, video = data.needs_audio, data.needs_video
+    check = Check(data)
     windows: list[Clip] = []
     owner: list[int] = []  # position in `served` of each window
     served: list[int] = []
     left_out = []
     for row in rows:
         clip = manifest.clips[row]
-        reason = unusable(clip, audio=audio, video=video)
+        reason = check.reason(clip)
         if reason:
             left_out.append((row, reason))
             continue

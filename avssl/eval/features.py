@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avssl.data.batches import REAL
 from avssl.errors import UserError
 
 
@@ -72,7 +73,8 @@ def embed(
     """Runs towers on complete, unmasked inputs, in eval mode and without gradients.
 
     towers: batch input -> "module.port" of the port to keep, shape [B, D]; the module is called
-    with that input as `x` and nothing else. loader: batches with the inputs, `label` and `clip`;
+    with that input as `x`, with `frames` where it has such a port and batches have it, and nothing
+    else. loader: batches with the inputs, `label` and `clip`;
     a clip that appears twice counts once. clips: stop reading after this many. The modes of all
     modules are as before afterwards. Under FSDP every rank calls this, with as many batches.
 
@@ -112,7 +114,7 @@ def embed_each(
                         f"the probe reads the input {name!r}, but a batch holds "
                         f"{', '.join(sorted(batch))}: name an entry of `data.inputs`"
                     )
-                out = module(x=batch[name].to(device, non_blocking=True))
+                out = module(x=batch[name].to(device, non_blocking=True), **_extra(module, batch))
                 rows[model, name].append(_vector(out, name, port))
             labels.append(batch["label"].cpu())
             numbers.append(batch["clip"].cpu())
@@ -138,6 +140,14 @@ def embed_each(
                 f"{len(x)} clips: the model diverged; lower `train.lr` or look at its loss curve"
             )
     return features
+
+
+def _extra(module: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Which frames are real, for a tower that asks."""
+    spec = getattr(module, "spec", None)
+    if spec is None or REAL not in spec.inputs or REAL not in batch:
+        return {}
+    return {REAL: batch[REAL]}
 
 
 def _find(graph: nn.Module, name: str, source: str) -> tuple[nn.Module, str]:

@@ -68,7 +68,7 @@ def write(source: Source, folder: Path) -> None:
     Raises UserError when a tower does not cut its input into patches.
     """
     for tower, read in source.towers.items():
-        time_grid(source.encoder.towers[tower], source.encoder.inputs[read])
+        time_grid(source.encoder.towers[tower], source.encoder.fixed_inputs[read])
     (folder / ENCODER).mkdir()
     encoder_folder.write(source, folder / ENCODER)
     name = entry_name(source)
@@ -90,7 +90,7 @@ def entry_name(source: Source) -> str:
 
 def _speaks(source: Source) -> bool:
     """Whether one of its towers can be an upstream of S3PRL."""
-    return any(map(speech_recipe, source.encoder.inputs.values()))
+    return any(map(speech_recipe, source.encoder.fixed_inputs.values()))
 
 
 def check(source: Source, folder: Path) -> float:
@@ -112,7 +112,7 @@ def _clip_difference(source: Source, folder: Path) -> float:
     pair = (upstream.preprocess_audio(wave, rate), upstream.preprocess_video(pictures, fps))
     given = {
         name: wave if isinstance(recipe, FbankConfig) else pictures.permute(0, 2, 3, 1)
-        for name, recipe in source.encoder.inputs.items()
+        for name, recipe in source.encoder.fixed_inputs.items()
     }
     key = "fusion_feats"
     if len(given) == 1:

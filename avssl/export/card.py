@@ -61,7 +61,7 @@ def _front_matter(source: Source, kind: str) -> Iterator[str]:
     if kind not in LIBRARIES:
         return
     kinds = {FbankConfig: "audio", FramesConfig: "video"}
-    tags = ["avssl", *sorted({kinds[type(item)] for item in source.encoder.inputs.values()})]
+    tags = ["avssl", *sorted({kinds[type(item)] for item in source.encoder.fixed_inputs.values()})]
     matter = {
         "library_name": LIBRARIES[kind],
         "pipeline_tag": "feature-extraction",
@@ -86,7 +86,8 @@ def _summary(source: Source, kind: str, worst: float) -> str:
     encoder = source.encoder
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     heard = " and ".join(
-        "sound" if isinstance(item, FbankConfig) else "pictures" for item in encoder.inputs.values()
+        "sound" if isinstance(item, FbankConfig) else "pictures"
+        for item in encoder.fixed_inputs.values()
     )
     text = (
         f"An encoder of {heard}: {_blocks(source)}, features of width {encoder.width}, "
@@ -115,7 +116,7 @@ def _inputs(source: Source) -> Iterator[str]:
     """Preparation of each input, with numbers."""
     padded = [
         name
-        for name, recipe in source.encoder.inputs.items()
+        for name, recipe in source.encoder.fixed_inputs.items()
         if isinstance(recipe, FbankConfig) and recipe.short == "pad"
     ]
     rest = f"; {' and '.join(padded)} shorter than that has zeros behind it" if padded else ""
@@ -123,7 +124,7 @@ def _inputs(source: Source) -> Iterator[str]:
         f"The encoder was trained on windows of {source.encoder.data.window:g} s. avssl cuts "
         f"longer clips into such windows and repeats shorter ones{rest}.\n"
     )
-    for name, recipe in source.encoder.inputs.items():
+    for name, recipe in source.encoder.fixed_inputs.items():
         size = shape(source, name)
         if isinstance(recipe, FbankConfig):
             sign = "+" if recipe.mean < 0 else "-"
@@ -149,7 +150,7 @@ def _figures(source: Source) -> Iterator[str]:
     if source.teacher:
         return  # the run measured its student
     figures = source.figures()
-    inputs = list(source.encoder.inputs)
+    inputs = list(source.encoder.fixed_inputs)
     key = inputs[0] if len(inputs) == 1 else "both"
     rows = []
     for title, part in (("linear probe", "linear"), ("kNN", "knn")):

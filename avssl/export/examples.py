@@ -17,7 +17,7 @@ from avssl.export.vit import plain_vit
 def example(source: Source, kind: str, folder: str) -> str:
     """Python that loads an export of a format from `folder` and calls it."""
     encoder = source.encoder
-    names = list(encoder.inputs)
+    names = list(encoder.fixed_inputs)
     if kind == "safetensors":
         call = _call(encoder)
         return f'import avssl\n\nencoder = avssl.load("{folder}", module="{source.module}")\n{call}'
@@ -89,15 +89,15 @@ def notes(source: Source, kind: str, folder: str) -> Iterator[str]:
 
 def _call(encoder: Encoder) -> str:
     result = f"# [1, {encoder.width}]"
-    if len(encoder.inputs) > 1 or not any(
-        isinstance(item, FbankConfig) for item in encoder.inputs.values()
+    if len(encoder.fixed_inputs) > 1 or not any(
+        isinstance(item, FbankConfig) for item in encoder.fixed_inputs.values()
     ):
         return f'encoder("clip.mp4")  {result}'
     return f"encoder(waveform, sample_rate=44100)  {result}, or a path"
 
 
 def _hf_example(source: Source, folder: str) -> str:
-    ((name, recipe),) = source.encoder.inputs.items()
+    ((name, recipe),) = source.encoder.fixed_inputs.items()
     if isinstance(recipe, FramesConfig) and recipe.frames > 1:
         return (
             "from transformers import AutoImageProcessor, VideoMAEModel\n\n"

@@ -34,7 +34,7 @@ def write(source: Source, folder: Path) -> None:
     """
     vit = plain_vit(source, target="transformers")
     config, weights = model_parts(vit, source.module)
-    (recipe,) = source.encoder.inputs.values()
+    (recipe,) = source.encoder.fixed_inputs.values()
     processor = (
         _fbank_processor(recipe)
         if isinstance(recipe, FbankConfig)

@@ -80,14 +80,14 @@ class Source:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of an input, without the batch: [1, T, F] or [3, T, H, W]."""
-        return self.encoder.inputs[name].shape
+        return self.encoder.fixed_inputs[name].shape
 
     def draw(self, batch: int, *, seed: int = 0) -> dict[str, Tensor]:
         """Random inputs of the right shapes, for comparing what was written with the encoder."""
         random = torch.Generator().manual_seed(seed)
         return {
             name: torch.randn(batch, *self.shape(name), generator=random)
-            for name in self.encoder.inputs
+            for name in self.encoder.fixed_inputs
         }
 
     def figures(self) -> dict[str, Any]:

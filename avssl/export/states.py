@@ -72,7 +72,7 @@ class LayeredEncoder(nn.Module):
         self.encoder = encoder
         zeros = {
             name: torch.zeros(1, *item.shape, device=encoder.device)
-            for name, item in encoder.inputs.items()
+            for name, item in encoder.fixed_inputs.items()
         }
         with torch.no_grad():
             last = encoder.encode(zeros, layer=encoder.depth)
@@ -99,7 +99,7 @@ class LayeredEncoder(nn.Module):
 
         For an encoder of one input whose tower begins with patches; raises UserError otherwise.
         """
-        ((name, recipe),) = self.encoder.inputs.items()
+        ((name, recipe),) = self.encoder.fixed_inputs.items()
         tokens = self({name: torch.cat(list(clips))}, pool="none")  # [L, W', N, D]
         states = time_grid(self.encoder.tower, recipe).mean(tokens)  # [L, W', T, D]
         return list(states.split([len(clip) for clip in clips], dim=1))

@@ -37,7 +37,7 @@ def write(source: Source, folder: Path) -> None:
     Raises UserError when the tower is no plain ViT over a single picture or a spectrogram.
     """
     vit = picture_vit(source, target="timm")
-    (recipe,) = source.encoder.inputs.values()
+    (recipe,) = source.encoder.fixed_inputs.values()
     config = {
         "architecture": "vit_base_patch16_224",  # every size of it is overridden below
         "num_classes": 0,

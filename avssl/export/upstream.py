@@ -151,7 +151,7 @@ class AvSuperbUpstream(nn.Module):
         assert self.fusion is not None
         counts = [min(len(a), len(v)) for a, v in zip(audio, video, strict=True)]
         inputs = {}
-        for name, recipe in self.fusion.encoder.inputs.items():
+        for name, recipe in self.fusion.encoder.fixed_inputs.items():
             clips = audio if isinstance(recipe, FbankConfig) else video
             inputs[name] = torch.cat([x[:n] for x, n in zip(clips, counts, strict=True)])
         states = self.fusion(inputs, pool="mean")  # [L, W, D]
@@ -187,14 +187,14 @@ class SpeechUpstream(nn.Module):
             (
                 encoders[name]
                 for name in encoders.names
-                if all(map(speech_recipe, encoders[name].inputs.values()))
+                if all(map(speech_recipe, encoders[name].fixed_inputs.values()))
             ),
             None,
         )
         if found is None:
             raise UserError(f"{ckpt} has no encoder that reads 16 kHz sound alone: S3PRL needs one")
         self.audio = LayeredEncoder(found)
-        (recipe,) = found.inputs.values()
+        (recipe,) = found.fixed_inputs.values()
         self.grid = time_grid(found.tower, recipe)
         self.window = round(found.data.window * RATE)  # samples
         rows = 1 + (self.window - FRAME) // ROW
@@ -263,7 +263,7 @@ def _reading(encoders: Encoders, *kinds: type) -> Encoder | None:
     """The encoder whose inputs are of exactly these kinds."""
     wanted = sorted(kind.__name__ for kind in kinds)
     for name in encoders.names:
-        if sorted(type(item).__name__ for item in encoders[name].inputs.values()) == wanted:
+        if sorted(type(item).__name__ for item in encoders[name].fixed_inputs.values()) == wanted:
             return encoders[name]
     return None
 

@@ -23,9 +23,9 @@ import torch
 
 import avssl
 from avssl.data.config import DataConfig
-from avssl.data.dataset import extent, unusable
 from avssl.data.manifest import Manifest
 from avssl.data.source import open_source
+from avssl.data.usable import extent, unusable
 from avssl.encoders.load import Encoders
 from avssl.errors import UserError
 from avssl.files import write_whole
@@ -152,7 +152,7 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
     classifier = build_classifier(
         job.av[config.encoder],
         job.av.roles,
-        job.data.inputs,
+        job.data.fixed_inputs,
         config=config,
         classes=len(job.targets.classes),
         seed=part.start,

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from avssl.data.loader import Item
 from avssl.errors import UserError
 
 
-class Order(Sequence[list[Item]]):
+class Order(Sequence[list[tuple[int, int]]]):
     """The clips of each step's batch, a function of (seed, step) alone.
 
     Without weights each epoch is a new permutation, with the rest that fills no batch left out.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from avssl.data.batches import REAL
 from avssl.data.dataset import ClipDataset
 from avssl.data.loader import Loader
 from avssl.data.manifest import Clip, Manifest
@@ -261,7 +262,8 @@ def _encode(
 
 def _unit(encoder: Encoder, batch: Mapping[str, Any]) -> np.ndarray:
     """Unit vectors fp32 [B, D]; NaN where there is no direction."""
-    inputs = {name: batch[name].to(encoder.device) for name in encoder.inputs}
+    read = [name for name in (*encoder.inputs, REAL) if name in batch]
+    inputs = {name: batch[name].to(encoder.device) for name in read}
     with torch.no_grad():
         features = encoder.encode(inputs).double().cpu().numpy()  # [B, D]
     with np.errstate(divide="ignore", invalid="ignore"):

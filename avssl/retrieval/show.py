@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avssl.data.dataset import extent
 from avssl.data.media import MediaError, read_clip_sound, read_pictures
+from avssl.data.usable import extent
 from avssl.retrieval.search import Match, Search
 
 if TYPE_CHECKING:

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from avssl.data.dataset import ClipDataset
-from avssl.data.loader import Loader, make_eval_loader, make_loader, steps_per_epoch
+from avssl.data.loader import (
+    Loader,
+    make_buckets,
+    make_eval_loader,
+    make_loader,
+    steps_per_epoch,
+)
 from avssl.data.source import open_source
 from avssl.errors import UserError
 
@@ -46,7 +52,17 @@ class Clips:
     @property
     def steps_per_epoch(self) -> int:
         """Full global batches in the train split."""
-        return steps_per_epoch(self._dataset("train", training=True), self.config)
+        dataset = self._dataset("train", training=True)
+        return steps_per_epoch(dataset, self.config, world=self.world.size)
+
+    @property
+    def clips_per_step(self) -> float:
+        """Clips of a global batch; their mean over an epoch where batches have a budget."""
+        dataset = self._dataset("train", training=True)
+        if dataset.sizes is None:
+            return self.config.batch
+        buckets = make_buckets(dataset, self.config, world=self.world.size)
+        return buckets.clips / buckets.steps
 
     @property
     def fingerprint(self) -> str:
@@ -62,10 +78,13 @@ class Clips:
             split: sum(clip.split == split for clip in self.manifest.clips)
             for split in ("train", "val", "test")
         }
+        lengths = self.config.lengths
         return {
             "source": self.config.source,
             "clips": ", ".join(f"{split} {count}" for split, count in counts.items()),
-            "window": f"{self.config.window:g} s",
+            "window": f"{self.config.window:g} s"
+            if lengths is None
+            else f"{lengths.shortest:g} to {lengths.longest:g} s, as long as the clip",
             "classes": len(self.manifest.classes()),
         }
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from avssl.train.config import ProbeConfig
 
 LABEL = "label"  # in every batch, [B]
+REAL = "frames"  # in every batch of clips of their own length, [V]
 
 
 def check_inputs(
@@ -51,7 +52,10 @@ def check_inputs(
 def _check_made(document: Document, data: DataConfig, spec: GraphSpec, problems: Problems) -> None:
     for name, wanted in spec.inputs.items():
         if name not in data.inputs:
-            if not wanted.optional and name != LABEL:
+            if name == REAL and data.lengths is None and not wanted.optional:
+                sentence = f"only with data.lengths in {document.name} batches have '{REAL}'."
+                problems.add(wanted.place, sentence)
+            elif not wanted.optional and name not in (LABEL, REAL):
                 sentence = f"data.inputs of {document.name} makes no '{name}'."
                 problems.add(wanted.place, sentence, unknown=name, known=data.inputs)
             continue

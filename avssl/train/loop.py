@@ -233,13 +233,14 @@ def _recipe(session: Session, instance: Instance, seed: int) -> Recipe:
 def _job(session: Session, stage: Stage) -> Job:
     config, world = session.experiment.config, session.world
     peak = peak_flops(world.device) if stage.recipe.bf16 else None
+    fixed = config.data.lengths is None  # else clips take as much as they are long
     return Job(
         stage=stage.name,
         start=stage.start,
         steps=stage.recipe.steps,
-        batch=config.data.batch,
+        batch=session.clips.clips_per_step,
         every=config.train.log_every,
-        flops=flops_per_clip(stage.graph.spec) if peak and world.main else 0.0,
+        flops=flops_per_clip(stage.graph.spec) if peak and world.main and fixed else 0.0,
         peak=(peak or 0.0) * world.size,
     )
 

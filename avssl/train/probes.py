@@ -165,7 +165,7 @@ def _card(session: Session, results: dict[str, Evaluation]) -> Card:
         assert progress is not None
         graph = Graph(instance.spec, Problems())  # on the meta device
         trained = sum(p.numel() for p in graph.parameters() if p.requires_grad)
-        clips = progress.step * config.data.batch
+        clips = round(progress.step * session.clips.clips_per_step)
         stages.append(
             StageSummary(
                 instance.name,

@@ -20,7 +20,7 @@ class Job:
     Attributes:
         stage: name of the stage instance.
         start, steps: steps done by earlier processes, and all steps of the stage.
-        batch: clips per step over all processes.
+        batch: clips per step over all processes; the mean of them where batches differ.
         every: steps between two plain lines.
         flops: operations per clip in a step, and `peak` those per second that all devices could
             do; 0 where not known.
@@ -29,7 +29,7 @@ class Job:
     stage: str
     start: int
     steps: int
-    batch: int
+    batch: float
     every: int
     flops: float = 0.0
     peak: float = 0.0

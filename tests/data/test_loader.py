@@ -15,10 +15,11 @@ import torch
 
 from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.data.container import MediaError
-from avssl.data.dataset import ClipDataset, extent
+from avssl.data.dataset import ClipDataset
 from avssl.data.loader import make_eval_loader, make_loader, steps_per_epoch
 from avssl.data.manifest import Clip, Manifest, hash_split
 from avssl.data.scan import folder_clips, scan_clips
+from avssl.data.usable import extent
 from avssl.errors import UserError
 
 INPUTS = {

@@ -101,6 +101,7 @@ class TinyClips:
     def __init__(self, config: Any, world: Any) -> None:
         self.shapes = {name: recipe.shape for name, recipe in config.inputs.items()}
         self.batch, self.world = config.batch, world
+        self.clips_per_step = config.batch
         self.description = {"source": "random tensors"}
         self.spoilt_step = -1
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from avssl.data.container import MediaError
-from avssl.data.dataset import extent
 from avssl.data.manifest import Clip, Manifest
+from avssl.data.usable import extent
 from avssl.errors import UserError
 from avssl.page.helper import Helper, without_folder
 from avssl.page.preview import Previews, plays

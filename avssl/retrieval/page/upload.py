@@ -7,8 +7,9 @@ import numpy as np
 
 from avssl.data.config import DataConfig
 from avssl.data.container import MediaError
-from avssl.data.dataset import ClipDataset, extent
+from avssl.data.dataset import ClipDataset
 from avssl.data.manifest import Manifest
+from avssl.data.usable import extent
 from avssl.encoders.windows import PICTURES, given_clips
 from avssl.page.helper import Helper
 from avssl.page.pictures import jpeg
