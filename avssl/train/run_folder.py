@@ -41,6 +41,8 @@ HARMLESS = frozenset(
     }
 )  # fmt: skip
 
+UNITS = "units.model"  # made from the training texts before the first step
+
 
 class RunFolder:
     """One run's folder; writing is for rank 0 only."""
@@ -113,7 +115,7 @@ class RunFolder:
                     "Give another folder with run=..., or remove this one."
                 )
         elif self.path.is_dir() and any(
-            item != half_written(stored) for item in self.path.iterdir()
+            item.name not in (half_written(stored).name, UNITS) for item in self.path.iterdir()
         ):
             raise UserError(
                 f"{self.path} is not empty and not a run folder: give another one with run=..."
