@@ -1,0 +1,119 @@
+"""Which faces each picture of a clip shows: the whole picture is looked at, or tiles of it.
+
+BlazeFace sees 128 x 128 pixels and needs a face of about a sixth of that. Level 0 is the whole
+picture; level 1 squares of its short side, level 2 of half of it, each overlapping by half.
+
+Letters: H W height and width in pixels.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from avssl.data.container import MediaError
+from avssl.data.manifest import Clip
+from avssl.data.pictures import converted
+from avssl.lips.frames import regular_frames
+from avssl.lips.mesh import TILE, Face, distinct, finder
+
+if TYPE_CHECKING:
+    import av
+
+_LEVELS = 3
+_EVERY = 10  # frames: of these one is looked at to choose the level
+_AT_ONCE = 32  # tiles
+
+
+def found_faces(path: Path, clip: Clip) -> list[list[Face]]:
+    """The faces in each picture of a scanned clip at 25 pictures a second, in its pixels.
+
+    Raises:
+        MediaError: the file is damaged, or no picture that was looked at shows a face.
+    """
+    level = _level(path, clip)
+    if level is None:
+        raise MediaError("no face was found")
+    faces: list[list[Face]] = []
+    waiting: list[np.ndarray] = []
+    for frame in regular_frames(path, clip):
+        waiting.append(scaled(frame, clip, level))
+        if len(waiting) * len(corners(waiting[0], level)) >= _AT_ONCE:
+            faces += _in_pictures(waiting, clip, level)
+            waiting = []
+    return faces + (_in_pictures(waiting, clip, level) if waiting else [])
+
+
+def _level(path: Path, clip: Clip) -> int | None:
+    """The coarsest level at which half of some pictures show a face, else the one with most."""
+    found, looked = [0] * _LEVELS, 0
+    for number, frame in enumerate(regular_frames(path, clip)):
+        if number % _EVERY:
+            continue
+        looked += 1
+        for level in range(_LEVELS):
+            if _in_pictures([scaled(frame, clip, level)], clip, level)[0]:
+                found[level] += 1
+                break
+    total = np.cumsum(found)  # what is found at a level is found by looking at finer ones, too
+    if total[-1] == 0:
+        return None
+    return next(
+        (level for level in range(_LEVELS) if 2 * total[level] >= looked), int(np.argmax(found))
+    )
+
+
+def scaled(frame: "av.VideoFrame", clip: Clip, level: int) -> np.ndarray:
+    """The upright picture uint8 RGB [H, W, 3] in the size in which a tile is 128 pixels."""
+    assert clip.width and clip.height
+    short, long = sorted((clip.width, clip.height))
+    scale = TILE / (long, short, short / 2)[level]
+    size = (max(1, round(clip.width * scale)), max(1, round(clip.height * scale)))
+    return converted(frame, size=size, rotation=clip.rotation)
+
+
+def corners(picture: np.ndarray, level: int) -> list[tuple[int, int]]:
+    """Upper left corners (x, y) of the tiles of a scaled picture, which lie side by side."""
+    height, width = picture.shape[:2]
+    if level == 0:
+        return [((width - TILE) // 2, (height - TILE) // 2)]
+    return [(x, y) for y in _spread(height) for x in _spread(width)]
+
+
+def _spread(length: int) -> list[int]:
+    """Starts of tiles over a length, at most half a tile apart."""
+    count = 1 + int(np.ceil(max(0, length - TILE) / (TILE / 2)))
+    return [round(at) for at in np.linspace(0, max(0, length - TILE), count)]
+
+
+def _tiles(picture: np.ndarray, level: int) -> Iterator[np.ndarray]:
+    """uint8 [128, 128, 3] each, black beyond the picture."""
+    for x, y in corners(picture, level):
+        tile = np.zeros((TILE, TILE, 3), np.uint8)
+        part = picture[max(0, y) : y + TILE, max(0, x) : x + TILE]
+        top, left = max(0, -y), max(0, -x)
+        tile[top : top + part.shape[0], left : left + part.shape[1]] = part
+        yield tile
+
+
+def _in_pictures(pictures: list[np.ndarray], clip: Clip, level: int) -> list[list[Face]]:
+    """The faces of scaled pictures, in pixels of the clip."""
+    assert clip.width
+    places = corners(pictures[0], level)
+    found = finder().faces(np.stack([tile for one in pictures for tile in _tiles(one, level)]))
+    scale = clip.width / pictures[0].shape[1]
+    result = []
+    for number in range(len(pictures)):
+        faces = []
+        for place, tile in enumerate(found[number * len(places) : (number + 1) * len(places)]):
+            faces += [_placed(face, np.array(places[place]), scale) for face in tile]
+        result.append(distinct(faces))
+    return result
+
+
+def _placed(face: Face, corner: np.ndarray, scale: float) -> Face:
+    """A tile's face in pixels of the clip's pictures."""
+    box = np.concatenate([(face.box[:2] + corner) * scale, face.box[2:] * scale])
+    return dataclasses.replace(face, box=box, eyes=(face.eyes + corner) * scale)

@@ -1,0 +1,223 @@
+"""Folders of published corpora of talking faces as manifests: LRS2, LRS3, GRID, VoxCeleb2.
+
+Texts of LRS2 and LRS3, which are in capitals there, become small letters.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from avssl.data.manifest import Clip, Manifest
+from avssl.data.scan import listed_clips
+from avssl.errors import UserError
+
+_VAL = 0.04  # share of the speakers held back where the corpus names no val [choice]
+_GRID_TEST = frozenset({"s1", "s2", "s20", "s22"})  # LipNet's unseen speakers (arXiv 1611.01599)
+_GRID_NAME = re.compile(r"([blps])([bgrw])([abiw])([a-vx-z])([1-9z])([anps])$")
+_GRID_WORDS: tuple[dict[str, str], ...] = (
+    {"b": "bin", "l": "lay", "p": "place", "s": "set"},
+    {"b": "blue", "g": "green", "r": "red", "w": "white"},
+    {"a": "at", "b": "by", "i": "in", "w": "with"},
+    {},  # a letter is its own word
+    {"1": "one", "2": "two", "3": "three", "4": "four", "5": "five"}
+    | {"6": "six", "7": "seven", "8": "eight", "9": "nine", "z": "zero"},
+    {"a": "again", "n": "now", "p": "please", "s": "soon"},
+)
+_SILENCE = {"sil", "sp"}
+_VIDEOS = frozenset({".mp4", ".mpg", ".mpeg", ".avi", ".mov", ".mkv"})
+
+
+def read_layout(source: Path, layout: str, *, longest: float) -> Manifest:
+    """The clips of a folder (or manifest) with texts, splits and what else the corpus tells.
+
+    Args:
+        source: the corpus's folder; for `manifest` also a CSV.
+        layout: one of LAYOUTS.
+        longest: s; longer clips whose words have times are cut between words.
+
+    Raises:
+        UserError: the folder does not look like that.
+    """
+    if layout == "manifest":
+        return listed_clips(source).with_splits()
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder: --layout {layout} reads the corpus's folder")
+    clips = list(LAYOUTS[layout](source, longest))
+    if not clips:
+        raise UserError(f"{source} holds no clip in the layout {layout}: see --help")
+    return Manifest(source, clips)
+
+
+def _lrs3(source: Path, longest: float) -> Iterator[Clip]:
+    """pretrain, trainval and test, each with SPEAKER/CLIP.mp4 and CLIP.txt."""
+    sets = [name for name in ("pretrain", "trainval", "test") if (source / name).is_dir()]
+    if not sets:
+        raise UserError(f"{source} holds none of the folders pretrain, trainval and test")
+    for name in sets:
+        for video in sorted((source / name).glob("*/*.mp4")):
+            speaker = video.parent.name
+            split = "test" if name == "test" else held_back(speaker)
+            extra = {"set": name, "speaker": speaker}
+            yield from _with_text(source, video, split, extra, longest)
+
+
+def _lrs2(source: Path, longest: float) -> Iterator[Clip]:
+    """main and pretrain with SHOW/CLIP.mp4 and CLIP.txt; train.txt, val.txt, test.txt list main."""
+    splits: dict[str, str] = {}
+    if (source / "main").is_dir():
+        for split in ("train", "val", "test"):
+            file = source / f"{split}.txt"
+            if not file.is_file():
+                raise UserError(f"{file} is missing: it lists the clips of main that are for it")
+            for line in file.read_text(encoding="utf-8").splitlines():
+                if line.strip():
+                    splits[line.split()[0]] = split
+    for name in ("pretrain", "main"):
+        for video in sorted((source / name).glob("*/*.mp4")):
+            split = splits.get(f"{video.parent.name}/{video.stem}", "")
+            if name == "main" and not split:
+                continue
+            extra = {"set": name, "speaker": video.parent.name}
+            yield from _with_text(source, video, split or "train", extra, longest)
+
+
+def _with_text(
+    source: Path, video: Path, split: str, extra: dict[str, str], longest: float
+) -> Iterator[Clip]:
+    """The rows of one clip of LRS2 or LRS3: several where it is long and its words have times."""
+    path = video.relative_to(source).as_posix()
+    text, words = lrs_text(video.with_suffix(".txt"))
+    pieces = cut_words(words, longest)
+    if len(pieces) < 2:
+        yield Clip(path=path, text=text, split=split, extra=extra)
+        return
+    for start, end, said in pieces:
+        yield Clip(path=path, start=start, end=end, text=said, split=split, extra=extra)
+
+
+def lrs_text(file: Path) -> tuple[str, list[tuple[str, float, float]]]:
+    """The text of a file of LRS2 or LRS3, and its words with start and end in s if it has them.
+
+    Raises:
+        UserError: it is missing, or has no line that begins with "Text:".
+    """
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"the text {file} cannot be read: {error.strerror}") from None
+    texts = [line.partition(":")[2] for line in lines if line.startswith("Text:")]
+    if not texts:
+        raise UserError(f'{file} has no line that begins with "Text:"')
+    words: list[tuple[str, float, float]] = []
+    heads = [k for k, line in enumerate(lines) if line.split()[:3] == ["WORD", "START", "END"]]
+    for line in lines[heads[0] + 1 :] if heads else []:
+        cells = line.split()
+        if len(cells) < 3:
+            break
+        try:
+            words.append((_plain(cells[0]), float(cells[1]), float(cells[2])))
+        except ValueError:
+            raise UserError(f"{file}: the line {line!r} is not a word with start and end") from None
+    return _plain(texts[0]), words
+
+
+def cut_words(
+    words: list[tuple[str, float, float]], longest: float
+) -> list[tuple[float, float, str]]:
+    """Stretches (start, end, text) of at most `longest` s that begin and end between words."""
+    pieces: list[tuple[float, float, str]] = []
+    begin, said = 0.0, list[str]()
+    for number, (word, _, end) in enumerate(words):
+        after = words[number + 1][1] if number + 1 < len(words) else end
+        said.append(word)
+        too_long = number + 1 < len(words) and words[number + 1][2] - begin > longest
+        if too_long or number + 1 == len(words):
+            cut = round((end + after) / 2, 3)
+            pieces.append((begin, cut, " ".join(filter(None, said))))
+            begin, said = cut, []
+    return pieces
+
+
+def _plain(text: str) -> str:
+    """Small letters, single spaces, without marks such as {NS}."""
+    return " ".join(re.sub(r"\{[^}]*\}", " ", text).lower().split())
+
+
+def _grid(source: Path, longest: float) -> Iterator[Clip]:
+    """Videos in any folders; the speaker is the folder s1 to s34 above; texts are files of the
+    same name that end in .align, else follow from the name."""
+    del longest  # all clips have 3 s
+    aligned = {
+        (_grid_speaker(file.relative_to(source)), file.stem): file
+        for file in sorted(source.rglob("*.align"))
+    }
+    for video in sorted(source.rglob("*")):
+        if video.suffix.lower() not in _VIDEOS or video.name.startswith("."):
+            continue
+        inside = video.relative_to(source)
+        speaker = _grid_speaker(inside)
+        file = aligned.get((speaker, video.stem)) or aligned.get(("", video.stem))
+        text = align_text(file) if file else grid_text(video.stem)
+        if not text:
+            raise UserError(
+                f"{video} has no file {video.stem}.align, and its name is not a sentence of GRID "
+                "such as bbaf2n: move it elsewhere, or give a manifest"
+            )
+        split = "test" if speaker in _GRID_TEST else held_back(speaker or video.stem)
+        yield Clip(path=inside.as_posix(), text=text, split=split, extra={"speaker": speaker})
+
+
+def _grid_speaker(path: Path) -> str:
+    """The last folder that is named as a speaker, such as s12; "" if there is none."""
+    names = [part for part in path.parts[:-1] if re.fullmatch(r"s\d{1,2}", part)]
+    return names[-1] if names else ""
+
+
+def align_text(file: Path) -> str:
+    """The words of an .align file, whose lines are start, end and word."""
+    words = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        cells = line.split()
+        if len(cells) not in (0, 3) or not all(cell.isdecimal() for cell in cells[:2]):
+            raise UserError(f"{file}: the line {line!r} is not start, end and word")
+        words += [cell.lower() for cell in cells[2:] if cell.lower() not in _SILENCE]
+    return " ".join(words)
+
+
+def grid_text(stem: str) -> str:
+    """The sentence that the six last letters of a name stand for; "" if they are none."""
+    match = _GRID_NAME.search(stem.lower())
+    if match is None:
+        return ""
+    words = zip(match.groups(), _GRID_WORDS, strict=True)
+    return " ".join(known.get(letter, letter) for letter, known in words)
+
+
+def _voxceleb2(source: Path, longest: float) -> Iterator[Clip]:
+    """[dev or test/][mp4/]SPEAKER/VIDEO/CLIP.mp4, without text; sound from aac/ beside mp4/."""
+    del longest  # clips without a text are cut when their length is known
+    for video in sorted(source.rglob("id*/*/*.mp4")):
+        inside = video.relative_to(source)
+        speaker = video.parts[-3]
+        split = "test" if "test" in inside.parts[:-3] else held_back(speaker)
+        above = inside.parts[:-3]
+        wav = ""
+        if above and above[-1] == "mp4":
+            sound = Path(*above[:-1], "aac", *inside.parts[-3:]).with_suffix(".m4a")
+            wav = sound.as_posix() if (source / sound).is_file() else ""
+        yield Clip(path=inside.as_posix(), split=split, wav=wav, extra={"speaker": speaker})
+
+
+def held_back(speaker: str) -> str:
+    """train, or val for some speakers, chosen by their names alone."""
+    share = int(hashlib.sha256(speaker.encode()).hexdigest()[:8], 16) / 2**32
+    return "val" if share < _VAL else "train"
+
+
+LAYOUTS: dict[str, Callable[[Path, float], Iterator[Clip]]] = {
+    "lrs3": _lrs3,
+    "lrs2": _lrs2,
+    "grid": _grid,
+    "voxceleb2": _voxceleb2,
+}

@@ -1,0 +1,100 @@
+"""What a folder of prepared crops knows about itself: its settings, and which files are done."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from avssl.data.manifest import Clip
+from avssl.errors import UserError
+from avssl.files import write_whole
+
+_SETTINGS, _DONE = ".lips.json", ".lips.jsonl"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What came of one stretch of a source file."""
+
+    row: int  # which of the file's rows it belongs to
+    start: float | None  # s in the source; None: from the beginning
+    end: float | None
+    reason: str = ""  # why there are no crops, or no sound
+    clip: Clip | None = None  # the scanned row of the crops
+
+
+def claim(target: Path, settings: Mapping[str, object]) -> None:
+    """Note the settings in the target folder, or hold them against the ones noted there.
+
+    Raises:
+        UserError: they differ, or what is noted cannot be read.
+    """
+    file = target / _SETTINGS
+    wanted = dict(settings)
+    if not file.exists():
+        write_whole(file, json.dumps(wanted, indent=1) + "\n")
+        return
+    try:
+        noted = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{file} is damaged: remove {target}, or name another folder") from None
+    if noted != wanted:
+        raise UserError(
+            f"{target} holds crops prepared with {noted}, not {wanted}: name another folder"
+        )
+
+
+class Record:
+    """The pieces of each source file, kept as it gets ready, so that a stopped run goes on.
+
+    Args:
+        target: folder of the crops; source: folder of the clips' paths.
+    """
+
+    def __init__(self, target: Path, source: Path) -> None:
+        self.target, self.source = target, source
+        self.known: dict[str, list[Piece]] = {}
+        try:
+            lines = (target / _DONE).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                self.known[entry["key"]] = [_piece(values) for values in entry["pieces"]]
+            except (ValueError, KeyError, TypeError):
+                continue  # a line cut off by an interrupted run
+
+    def get(self, rows: Sequence[Clip], *, retry: bool) -> list[Piece] | None:
+        """The pieces of a file's rows, unless it changed or a file of its crops is missing."""
+        pieces = self.known.get(self._key(rows))
+        if pieces is None or (retry and any(piece.clip is None for piece in pieces)):
+            return None
+        for piece in pieces:
+            files = [piece.clip.path, piece.clip.wav] if piece.clip else []
+            if not all((self.target / file).is_file() for file in files if file):
+                return None
+        return pieces
+
+    def put(self, rows: Sequence[Clip], pieces: Sequence[Piece]) -> None:
+        """Keep the pieces of a file's rows."""
+        entry = {"key": self._key(rows), "pieces": [dataclasses.asdict(one) for one in pieces]}
+        with open(self.target / _DONE, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(entry) + "\n")
+
+    def _key(self, rows: Sequence[Clip]) -> str:
+        status = os.stat(self.source / rows[0].path) if self._is_there(rows[0]) else None
+        stamp = [status.st_size, status.st_mtime_ns] if status else []
+        return json.dumps(
+            [rows[0].path, stamp, [[row.start, row.end, row.wav, bool(row.text)] for row in rows]]
+        )
+
+    def _is_there(self, row: Clip) -> bool:
+        return (self.source / row.path).is_file()
+
+
+def _piece(values: dict[str, object]) -> Piece:
+    clip = values.pop("clip")
+    return Piece(**values, clip=None if clip is None else Clip(**clip))  # type: ignore[arg-type]
