@@ -6,6 +6,7 @@ head, N texts, L length of a text with its start, U units.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from avssl.ops.frames import valid_frames
 from avssl.registry import register
 
 IGNORED = -1  # behind the end of a shorter text
+Past = tuple[Tensor, Tensor]  # keys and values of earlier places of texts: [N, L, H, Dh] each
 
 
 class DecoderBlock(nn.Module):
@@ -47,9 +49,27 @@ class DecoderBlock(nn.Module):
     ) -> Tensor:
         """x: [N, L, D]. k, v: [N, T, H, Dh]. The others hold 0, and -inf where a unit must not
         look: causal [L, L], hidden [N, 1, 1, T]. Returns [N, L, D]."""
-        own = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
-        before = attention(*own.unbind(2), bias=causal).flatten(2)  # [N, L, D]
-        x = x + self._drop(self.proj(before))
+        q, own_k, own_v = self._own(x)
+        return self._rest(x, attention(q, own_k, own_v, bias=causal), k, v, hidden)
+
+    def step(
+        self, x: Tensor, past: Past | None, k: Tensor, v: Tensor, *, hidden: Tensor | None
+    ) -> tuple[Tensor, Past]:
+        """The next place of texts, x [N, 1, D], and `past` with its own keys and values added."""
+        q, *own = self._own(x)
+        if past is not None:
+            own = [torch.cat(pair, dim=1) for pair in zip(past, own, strict=True)]
+        return self._rest(x, attention(q, *own), k, v, hidden), (own[0], own[1])
+
+    def _own(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Query, key and value of each place, [N, L, H, Dh]."""
+        return self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+
+    def _rest(
+        self, x: Tensor, before: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None
+    ) -> Tensor:
+        """What follows the attention to earlier places, `before` [N, L, H, Dh]."""
+        x = x + self._drop(self.proj(before.flatten(2)))  # [N, L, D]
         q = self.cross_q(self.norm2(x)).unflatten(-1, (self.heads, -1))  # [N, L, H, Dh]
         x = x + self._drop(self.cross_proj(attention(q, k, v, bias=hidden).flatten(2)))
         inner = self._drop(F.relu(self.fc1(self.norm3(x))))
@@ -135,40 +155,59 @@ class TextDecoder(nn.Module):
         """
         start = text.new_full((text.shape[0], 1), self.end)  # [B, 1]
         prefixes = torch.cat([start, text.where(text != IGNORED, self.end)], dim=1)  # [B, L]
-        seen = None
+        hidden = None
         if frames is not None:
-            seen = valid_frames(frames, memory.shape[0], memory.shape[1])  # [B, T]
-        return self.score(prefixes, self.keys(memory), seen)
+            hidden = hidden_frames(valid_frames(frames, *memory.shape[:2]), memory)
+        x, length = self._embedded(prefixes, 0), prefixes.shape[1]  # [B, L, D]
+        causal = x.new_full((length, length), -math.inf).triu(1)  # [L, L]
+        for block, (k, v) in zip(self.blocks, self.keys(memory), strict=True):
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, k, v, causal=causal, hidden=hidden, use_reentrant=False)
+            else:
+                x = block(x, k, v, causal=causal, hidden=hidden)  # [B, L, D]
+        return self.out(self.norm(x))  # [B, L, U]
 
-    def keys(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def keys(self, memory: Tensor) -> list[Past]:
         """Keys and values of the frames [B, T, W] for each block: two of [B, T, H, Dh]."""
         x = self.bring(memory)  # [B, T, D]
         return [block.keys(x) for block in self.blocks]  # type: ignore[operator]
 
-    def score(
-        self, prefixes: Tensor, keys: list[tuple[Tensor, Tensor]], seen: Tensor | None
-    ) -> Tensor:
-        """Logits of the unit behind each place of a text.
+    def step(
+        self,
+        units: Tensor,
+        past: Sequence[Past | None],
+        keys: Sequence[Past],
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, list[Past]]:
+        """Logits of the unit behind one more place of texts.
 
         Args:
-            prefixes: int64 [N, L], from the start on.
+            units: int64 [N], at that place; the first is the start.
+            past: of each block, what the step before gave; None at the first place.
             keys: of the frames of each text, as `keys` gives them, [N, T, H, Dh].
-            seen: bool [N, T], the real frames; None: all.
+            hidden: [N, 1, 1, T] of `hidden_frames`; None: all frames are real.
 
         Returns:
-            [N, L, U].
+            [N, U], and `past` for the next step.
         """
-        length, width = prefixes.shape[1], self.embed.weight.shape[1]
-        codes = sinusoid_table(length, width).to(self.embed.weight)  # [L, D]
+        place = 0 if past[0] is None else past[0][0].shape[1]
+        x = self._embedded(units[:, None], place)  # [N, 1, D]
+        grown: list[Past] = []
+        for block, before, (k, v) in zip(self.blocks, past, keys, strict=True):
+            x, own = block.step(x, before, k, v, hidden=hidden)  # type: ignore[operator]
+            grown.append(own)
+        return self.out(self.norm(x[:, 0])), grown  # [N, U]
+
+    def _embedded(self, prefixes: Tensor, place: int) -> Tensor:
+        """Units [N, L], the first of which is at `place` of its text, as [N, L, D]."""
+        width = self.embed.weight.shape[1]
+        codes = sinusoid_table(place + prefixes.shape[1], width)[place:].to(self.embed.weight)
         x = self.embed(prefixes) * math.sqrt(width) + codes  # [N, L, D]
-        x = F.dropout(x, self.dropout, self.training)
-        causal = x.new_full((length, length), -math.inf).triu(1)  # [L, L]
-        hidden = None
-        if seen is not None:
-            hidden = x.new_zeros(seen.shape).masked_fill(~seen, -math.inf)[:, None, None]
-        for block, (k, v) in zip(self.blocks, keys, strict=True):
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, k, v, causal=causal, hidden=hidden, use_reentrant=False)
-            else:
-                x = block(x, k, v, causal=causal, hidden=hidden)  # [N, L, D]
-        return self.out(self.norm(x))  # [N, L, U]
+        return F.dropout(x, self.dropout, self.training)
+
+
+def hidden_frames(valid: Tensor, like: Tensor) -> Tensor:
+    """What is added to the scores of frames, bool [N, T]: 0, or -inf where one is no real frame;
+    [N, 1, 1, T] of the type of `like`."""
+    zeros = torch.zeros(valid.shape, dtype=like.dtype, device=like.device)
+    return zeros.masked_fill(~valid, -math.inf)[:, None, None]

@@ -99,6 +99,7 @@ class JoinStreams(nn.Module):
             if not 0 <= value <= 1:
                 raise ValueError(f"join_streams: {name}_dropout {value} is not in [0, 1]")
         self.modality_dropout, self.audio_dropout = modality_dropout, audio_dropout
+        self.widths = {"audio": audio, "video": video}
         self.norm = nn.LayerNorm(audio + video)
         self.proj = nn.Linear(audio + video, width)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avssl.blocks.text_decoder import TextDecoder
+from avssl.blocks.text_decoder import TextDecoder, hidden_frames
 from avssl.blocks.text_streams import JoinStreams, StrideMask
 from avssl.losses.text import CtcLoss, TextAccuracy, TextCrossEntropy
 
@@ -69,11 +69,12 @@ def test_padding_never_matters(decoder: TextDecoder) -> None:
 
 def test_one_step_at_a_time_gives_what_the_whole_text_gives(decoder: TextDecoder) -> None:
     whole = decoder(memory(), TEXT, FRAMES)
-    keys = decoder.keys(memory()[1:2])
-    prefix = torch.tensor([[END, 1, 1, 3, 2]])
-    for length in range(1, 6):
-        step = decoder.score(prefix[:, :length], keys, None)[0, -1]
-        torch.testing.assert_close(step, whole[1, length - 1])
+    keys, seen = decoder.keys(memory()), torch.arange(TIME) < torch.tensor(LENGTHS)[:, None]
+    hidden = hidden_frames(seen, memory())
+    past: list = [None, None]
+    for place, units in enumerate(torch.tensor([[END, 5, 7], [END, 1, 1], [END, 4, END]]).T):
+        logits, past = decoder.step(units, past, keys, hidden)
+        torch.testing.assert_close(logits, whole[:, place])
 
 
 def test_ctc_is_that_of_torch_a_sum_over_units_and_a_mean_over_clips() -> None:

@@ -1,0 +1,78 @@
+"""The `speech` section of an experiment: what tools/finetune.py does around the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from avssl.speech.decoding import Decoding
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class NgramConfig:
+    """A language model that counts units.
+
+    order: units it looks at, the predicted one among them.
+    """
+
+    type: Literal["ngram"]
+    order: int = 6
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "order")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A small causal transformer as language model.
+
+    epochs: passes over the texts.
+    """
+
+    type: Literal["transformer"]
+    epochs: int = 20
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "epochs")
+
+
+@dataclass(frozen=True)
+class SpeechConfig:
+    """The whole section.
+
+    Attributes:
+        pieces: train so many SentencePiece units on the transcripts of the train split, which
+            `data.inputs.text` then takes; null: the units it names.
+        average: newest checkpoints of the last stage whose mean is the model; `train.keep` must
+            keep as many.
+        lm: language model that is trained on the same transcripts, for `decode.lm_weight`; null:
+            none.
+        splits: scored in the end.
+        decode: how the search goes.
+    """
+
+    pieces: int | None = None
+    average: int = 10
+    lm: NgramConfig | TransformerConfig | None = None
+    splits: list[str] = field(default_factory=lambda: ["val", "test"])
+    decode: Decoding = field(default_factory=Decoding)
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "average")
+        if self.pieces is not None:
+            _at_least_one(self, "pieces")
+        if not self.splits or not set(self.splits) <= set(SPLITS):
+            raise ValueError(f"splits must be some of {', '.join(SPLITS)}, found {self.splits}.")
+        if self.decode.lm_weight and self.lm is None:
+            raise ValueError(
+                f"decode.lm_weight is {self.decode.lm_weight:g}, but there is no language model: "
+                "give lm, such as lm: {type: ngram}."
+            )
+
+
+def _at_least_one(item: object, *names: str) -> None:
+    for name in names:
+        if getattr(item, name) < 1:
+            raise ValueError(f"{name} must be at least 1, found {getattr(item, name)}.")

@@ -1,0 +1,194 @@
+"""A recogniser from its experiment file to its error rates: units, training, averaging, reading.
+
+What it adds to a run folder::
+
+    units.model     SentencePiece units, where they were trained
+    reader/         `avssl.speech.reader.Reader`
+    transcripts/    results.json  results.md  test.csv (path, reference, hypothesis, confidence)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from avssl.data.config import DataConfig
+from avssl.data.source import open_source
+from avssl.data.usable import Check, in_share, open_units
+from avssl.errors import UserError
+from avssl.speech.config import SpeechConfig
+from avssl.speech.reader import FOLDER, READER, UNITS, Reader, find_head, text_recipe
+from avssl.speech.results import score_split, write_results
+from avssl.speech.store import write_reader
+from avssl.speech.units import Units, train_sentencepiece
+from avssl.train.experiment import LoadedExperiment, load_experiment
+from avssl.train.run import train
+
+
+@dataclass(frozen=True)
+class Job:
+    """An experiment and what it recognises.
+
+    Attributes:
+        path, overrides: of the experiment file, units filled in.
+        experiment: read and checked. speech: its section.
+        units: of transcripts.
+    """
+
+    path: Path
+    overrides: list[str]
+    experiment: LoadedExperiment
+    speech: SpeechConfig
+    units: Units
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return Path(self.experiment.config.run).expanduser()
+
+
+def finetune(path: Path, overrides: Sequence[str] = ()) -> int:
+    """Train a recogniser, or continue it, up to its error rates.
+
+    Returns:
+        0, or 128 + the signal that ended the training before.
+
+    Raises:
+        UserError: what is wrong with the file, the data or the run folder.
+    """
+    job = prepare(path, overrides)
+    code = train(job.path, job.overrides)
+    if code or int(os.environ.get("RANK", "0")):
+        return code
+    reader = finished_reader(job)
+    manifest = open_source(job.experiment.config.data)
+    data = reading_config(job.experiment.config.data, reader.data)
+    found = {
+        name: score_split(reader, manifest, data, split=name, folder=job.run / "transcripts")
+        for name in job.speech.splits
+    }
+    write_results(found, job.run / "transcripts", reader, name=job.experiment.config.name)
+    return 0
+
+
+def prepare(path: Path, overrides: Sequence[str]) -> Job:
+    """Read the file, train its units if it asks for that, and hold them against the graph.
+
+    Raises:
+        ConfigError: mistakes in the file or its graphs.
+        UserError: it has no `speech` section, or units that do not fit.
+    """
+    experiment = load_experiment(path, overrides, shapes=False)
+    config = experiment.config
+    if config.speech is None:
+        raise UserError(
+            f"{path} has no section 'speech', which says how speech is recognised: see "
+            "configs/finetune/vsr.yaml"
+        )
+    if config.train.keep < config.speech.average:
+        raise UserError(
+            f"speech.average takes {config.speech.average} checkpoints, but train.keep keeps "
+            f"{config.train.keep}: set train.keep={config.speech.average}"
+        )
+    given = list(overrides)
+    recipe = text_recipe(config.data)
+    if config.speech.pieces is not None:
+        model = Path(config.run).expanduser() / UNITS
+        _train_units(model, config.data, config.speech.pieces)
+        name = next(n for n, item in config.data.inputs.items() if item is recipe)
+        given += [f"data.inputs.{name}.{key}" for key in ("units=sentencepiece", f"model={model}")]
+        experiment = load_experiment(path, given, shapes=False)
+        recipe = text_recipe(experiment.config.data)
+    units = open_units(recipe)
+    _check_units(experiment, units)
+    return Job(path, given, experiment, config.speech, units)
+
+
+def finished_reader(job: Job) -> Reader:
+    """Write the reader of a finished run, and read it again, to the device of the training."""
+    texts = transcripts_of(job.experiment.config.data, job.units)
+    for sentence in write_reader(job.run, job.run / FOLDER, job.speech, job.units, texts):
+        print(sentence, flush=True)
+    cuda = job.experiment.config.train.device != "cpu" and torch.cuda.is_available()
+    reader = Reader.load(job.run / FOLDER, "cuda" if cuda else "cpu")
+    print(f"written: {job.run / FOLDER / READER}", flush=True)
+    return reader
+
+
+def reading_config(data: DataConfig, reading: DataConfig) -> DataConfig:
+    """How clips are read whole, whatever they say and however long they are.
+
+    Args:
+        data: of the experiment: where clips come from, workers and so on.
+        reading: of the reader: its inputs.
+    """
+    assert data.lengths is not None
+    lengths = replace(data.lengths, shortest=1 / reading.rate, longest=LONGEST)
+    return replace(data, inputs=reading.inputs, lengths=lengths, train_share=1.0)
+
+
+LONGEST = 600.0  # s; a longer clip is no utterance
+
+
+def transcripts_of(data: DataConfig, units: Units | None = None) -> list[str]:
+    """Transcripts of the train split that training uses: those with units, where these are given.
+
+    Raises:
+        UserError: there is none.
+    """
+    share = [
+        clip
+        for clip in open_source(data).clips
+        if clip.split == "train" and in_share(clip.path, data.train_share)
+    ]
+    if units is None:
+        texts = [clip.text for clip in share if clip.text.strip()]
+    else:
+        check = Check(data)
+        texts = [clip.text for clip in share if not check.reason(clip)]
+    if not texts:
+        raise UserError(
+            f"no train clip of {data.source} has a transcript: fill the column 'text' of its "
+            "manifest"
+        )
+    return texts
+
+
+def _train_units(model: Path, data: DataConfig, pieces: int) -> None:
+    """Train SentencePiece units, unless the run has them.
+
+    Raises:
+        UserError: the transcripts do not give that many.
+    """
+    if model.is_file():
+        units = Units.sentencepiece(model)
+        if len(units) != pieces + 2:
+            raise UserError(
+                f"{model} has {len(units) - 2} pieces, and speech.pieces is {pieces}: give another "
+                "run folder with run=..."
+            )
+        return
+    texts = transcripts_of(data)
+    half = model.with_name(f".{model.name}.{os.getpid()}.tmp")  # under torchrun all train the same
+    train_sentencepiece(texts, half, size=pieces)
+    half.replace(model)
+    print(f"{pieces} pieces trained on {len(texts)} transcripts: {model}", flush=True)
+
+
+def _check_units(experiment: LoadedExperiment, units: Units) -> None:
+    """Raises UserError where the last stage recognises no speech, or other units."""
+    spec = experiment.instances[-1].spec
+    head, _ = find_head(spec)
+    inner = spec.modules[head].graph
+    assert inner is not None
+    decoder = next(m for m in inner.modules.values() if m.block == "text_decoder")
+    built = decoder.arguments["units"]
+    if built != len(units):
+        raise UserError(
+            f"data.inputs has {len(units)} units (blank, {len(units) - 2} of text, begin and end), "
+            f"but the graph is built for {built}: set args.units={len(units)}"
+        )

@@ -1,0 +1,163 @@
+"""Pseudo-labels: a recogniser's own transcripts of unlabelled clips, to train the next one on.
+
+Round 2 begins from the same pre-trained weights as round 1. Its data is a manifest of its own, in
+`<run>-round2-data/`, beside links to the folders of both sources.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from avssl.data.config import DataConfig
+from avssl.data.manifest import Clip, Manifest
+from avssl.data.source import open_source
+from avssl.data.usable import in_share
+from avssl.errors import UserError
+from avssl.speech.job import Job, finetune, finished_reader, prepare, reading_config
+from avssl.speech.reader import UNITS
+from avssl.speech.transcripts import Task, Transcript, transcribe_clips
+
+ROUND = "-round2"
+LABELLED, PSEUDO = "labelled", "pseudo"  # links to the folders of the sources
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of unlabelled clips.
+
+    Attributes:
+        kept: above the confidence. unsure: below it. empty: nothing was read in them.
+        unreadable: with no picture or sound, or damaged. held: left alone, for they are labelled
+            clips of the run, or of its val and test splits.
+    """
+
+    kept: int
+    unsure: int
+    empty: int
+    unreadable: int
+    held: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kept} kept, {self.unsure} dropped for their confidence, {self.empty} for "
+            f"nothing was read, {self.unreadable} unreadable, {self.held} left alone (labelled or "
+            "held out)"
+        )
+
+
+def second_round(
+    path: Path, overrides: Sequence[str], *, source: str, min_confidence: float
+) -> int:
+    """Finish round 1, label the clips of `source` by it, and train round 2 on both.
+
+    Args:
+        path, overrides: as of `finetune`, of round 1.
+        source: unlabelled clips: a folder, a manifest or corpus:NAME. Its transcripts are not read.
+        min_confidence: of a transcript that is kept, 0 to 1.
+
+    Returns:
+        As `finetune`.
+    """
+    code = finetune(path, overrides)
+    if code or int(os.environ.get("RANK", "0")):
+        return code
+    job = prepare(path, overrides)
+    second = Path(f"{job.run}{ROUND}")
+    manifest = pseudo_manifest(job, source, Path(f"{second}-data"), min_confidence)
+    again = [*job.overrides, f"run={second}", f"data.source={manifest}", "data.train_share=1.0"]
+    if job.units.model is not None:
+        second.mkdir(parents=True, exist_ok=True)
+        (second / UNITS).write_bytes(job.units.model)  # those of round 1
+    return finetune(path, again)
+
+
+def pseudo_manifest(job: Job, source: str, folder: Path, min_confidence: float) -> Path:
+    """Label the clips of a source, and write a manifest of labelled and pseudo-labelled clips.
+
+    Raises:
+        UserError: the source cannot be opened, or no clip is kept.
+    """
+    reader = finished_reader(job)
+    data = job.experiment.config.data
+    labelled = open_source(data)
+    unlabelled = open_source(replace(data, source=source))
+    rows, held = _to_read(labelled, unlabelled, data)
+    reading = reading_config(replace(data, source=source), reader.data)
+    task = Task(f"labelling {source}", reader, reader.settings, unlabelled, rows, reading)
+    found = transcribe_clips(task, folder / "transcripts.jsonl")
+    kept = [item for item in found if item.text and item.confidence >= min_confidence]
+    read = [item for item in found if not item.failure]
+    empty = sum(not item.text for item in read)
+    counts = Counts(
+        kept=len(kept),
+        unsure=len(read) - empty - len(kept),
+        empty=empty,
+        unreadable=len(found) - len(read),
+        held=held,
+    )
+    print(f"{source}: {counts}", flush=True)
+    if not kept:
+        best = max((item.confidence for item in read), default=0.0)
+        raise UserError(
+            f"no clip of {source} is kept at a confidence of {min_confidence:g} (the highest is "
+            f"{best:.2f}): lower --min-confidence, or train longer first"
+        )
+    return _write(folder, labelled, unlabelled, kept, data)
+
+
+def _to_read(labelled: Manifest, unlabelled: Manifest, data: DataConfig) -> tuple[list[int], int]:
+    """Rows of unlabelled clips, and how many others there are: labelled clips of the run, its val
+    and test clips, and those of the source itself where it names splits."""
+    taken = {
+        _place(labelled, clip)
+        for clip in labelled.clips
+        if clip.split != "train" or in_share(clip.path, data.train_share)
+    }
+    rows = [
+        row
+        for row, clip in enumerate(unlabelled.clips)
+        if _place(unlabelled, clip) not in taken
+        and (clip.split == "train" or unlabelled.split_by_path)
+    ]
+    return rows, len(unlabelled.clips) - len(rows)
+
+
+def _place(manifest: Manifest, clip: Clip) -> tuple[str, float | None, float | None]:
+    return os.path.realpath(manifest.root / clip.path), clip.start, clip.end
+
+
+def _write(
+    folder: Path,
+    labelled: Manifest,
+    unlabelled: Manifest,
+    kept: Sequence[Transcript],
+    data: DataConfig,
+) -> Path:
+    """Write manifest.csv and the links beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, manifest in ((LABELLED, labelled), (PSEUDO, unlabelled)):
+        link = folder / name
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(os.path.relpath(manifest.root.resolve(), folder.resolve()))
+    clips = [
+        _below(LABELLED, clip, confidence="")
+        for clip in labelled.clips
+        if clip.split != "train" or in_share(clip.path, data.train_share)
+    ]
+    for item in kept:
+        clip = replace(unlabelled.clips[item.row], text=item.text, label="", split="train")
+        clips.append(_below(PSEUDO, clip, confidence=f"{item.confidence:.4f}"))
+    path = folder / "manifest.csv"
+    Manifest(folder, clips).write(path)
+    return path
+
+
+def _below(name: str, clip: Clip, *, confidence: str) -> Clip:
+    """A clip as seen from the folder above the link `name`."""
+    wav = f"{name}/{clip.wav}" if clip.wav else ""
+    extra = {**clip.extra, "confidence": confidence}
+    return replace(clip, path=f"{name}/{clip.path}", wav=wav, extra=extra)

@@ -1,0 +1,126 @@
+"""Writing a reader's folder from a finished run: averaged weights and all that reading needs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from avssl.files import half_written, write_whole
+from avssl.graph.source import Problems, read_yaml
+from avssl.graph.spec import GraphSpec
+from avssl.speech.averaging import average, last_checkpoints
+from avssl.speech.config import NgramConfig, SpeechConfig, TransformerConfig
+from avssl.speech.lm import LanguageModel, save_lm
+from avssl.speech.ngram import NgramLM
+from avssl.speech.reader import LM, READER, UNITS, WEIGHTS
+from avssl.speech.transformer_lm import train_transformer
+from avssl.speech.units import Units
+from avssl.train.checkpoint import read_state, write_tensors
+from avssl.train.experiment import load_experiment
+
+
+def write_reader(
+    run: Path, folder: Path, speech: SpeechConfig, units: Units, texts: Sequence[str]
+) -> list[str]:
+    """Average the newest checkpoints of the last stage of a run, and write the reader.
+
+    Args:
+        run: the run folder. folder: of the reader.
+        texts: transcripts of the train split, for the language model.
+
+    Returns:
+        What there is to say of it, line by line.
+
+    Raises:
+        UserError: there is no intact checkpoint.
+    """
+    experiment = load_experiment(run / "config.yaml", shapes=False)
+    instance = experiment.instances[-1]
+    checkpoints, said = last_checkpoints(run / "checkpoints" / instance.name, speech.average)
+    steps = [read_state(path)[0].step for path in checkpoints]
+    fewer = f" ({speech.average} asked for)" if len(steps) < speech.average else ""
+    said.append(f"mean of {len(steps)} checkpoints{fewer}: steps {', '.join(map(str, steps))}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in instance.spec.files:
+        place = folder / file.resolve().relative_to(run.resolve())
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
+    if units.model is not None:
+        (folder / UNITS).write_bytes(units.model)
+    weights = average(checkpoints)
+    write_tensors(weights, half_written(folder / WEIGHTS))
+    half_written(folder / WEIGHTS).replace(folder / WEIGHTS)
+    _write_lm(folder / LM, speech, units, texts)
+    data = experiment.config.data
+    inputs = {name: asdict(recipe) for name, recipe in data.inputs.items()}
+    for recipe in inputs.values():
+        if recipe.get("model") is not None:
+            recipe["model"] = UNITS
+    about = {
+        "name": experiment.config.name,
+        "graph": _relative(instance.spec, run),
+        "args": _without_starts(instance.spec),
+        "data": {"lengths": asdict(data.lengths) if data.lengths else None, "inputs": inputs},
+        "decode": asdict(speech.decode),
+        "description": {
+            "stage": instance.name,
+            "steps": steps,
+            "seed": experiment.config.seed,
+            "weights": fingerprint(weights),
+            "lm": asdict(speech.lm) if speech.lm is not None else None,
+        },
+    }
+    write_whole(folder / READER, yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
+    return said
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """16 hexadecimal digits that differ where weights do."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def train_lm(
+    config: NgramConfig | TransformerConfig, units: Units, texts: Sequence[str]
+) -> LanguageModel:
+    """A language model of transcripts."""
+    encoded = [units.encode(text) for text in texts]
+    if isinstance(config, NgramConfig):
+        return NgramLM.train(encoded, units=len(units), order=config.order)
+    return train_transformer(encoded, units=len(units), epochs=config.epochs)
+
+
+def _write_lm(path: Path, speech: SpeechConfig, units: Units, texts: Sequence[str]) -> None:
+    if speech.lm is None:
+        path.unlink(missing_ok=True)
+    else:
+        save_lm(train_lm(speech.lm, units, texts), path, units=units)
+
+
+def _relative(spec: GraphSpec, run: Path) -> str:
+    assert spec.path is not None
+    return spec.path.resolve().relative_to(run.resolve()).as_posix()
+
+
+def _without_starts(spec: GraphSpec) -> dict[str, Any]:
+    """The graph's arguments; those that said where training starts are null."""
+    assert spec.path is not None
+    document = read_yaml(spec.path, Problems())
+    modules = document.data.get("modules", {}) if document is not None else {}
+    starts = {
+        found[1]
+        for module in modules.values()
+        if (found := re.fullmatch(r"\$\{args\.(\w+)\}", str(module.get("init_from"))))
+    }
+    return {name: None if name in starts else value for name, value in spec.arguments.items()}
