@@ -7,7 +7,7 @@ from pathlib import Path
 
 from avssl.arguments import count
 from avssl.data.corpora import ensure_corpus
-from avssl.data.corpora.sheet import contact_sheet
+from avssl.data.corpora.cache import find_corpus
 from avssl.errors import UserError, run_tool
 
 
@@ -15,16 +15,16 @@ from avssl.errors import UserError, run_tool
 def main() -> None:
     """Read the command line, render or draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", nargs="?", default="scenes", help="scenes, or scenes-<clips>")
+    parser.add_argument("name", nargs="?", default="scenes", help="scenes, talking, NAME-<clips>")
     parser.add_argument("--cache", type=Path, help="default: $AVSSL_CACHE or ~/.cache/avssl")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=count, help="render processes; default: one per core")
-    parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw one clip per class")
+    parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw some clips")
     options = parser.parse_args()
     if options.contact_sheet:
         if options.contact_sheet.suffix != ".png":
             raise UserError(f"--contact-sheet {options.contact_sheet} must end in .png")
-        contact_sheet(options.contact_sheet, seed=options.seed)
+        find_corpus(options.name)[0].sheet(options.contact_sheet, seed=options.seed)
         print(options.contact_sheet)
         return
     print(ensure_corpus(options.name, options.cache, seed=options.seed, workers=options.workers))

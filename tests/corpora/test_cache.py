@@ -15,8 +15,8 @@ import pytest
 
 from avssl.data.corpora import cache as corpus_cache
 from avssl.data.corpora import ensure_corpus
-from avssl.data.corpora.render import decode_sound
-from avssl.data.corpora.scene import FPS, FRAMES
+from avssl.data.corpora.files import decode_sound
+from avssl.data.corpora.scenes.scene import FPS, FRAMES
 from avssl.data.manifest import Manifest
 from avssl.errors import UserError
 
@@ -60,7 +60,8 @@ def test_the_manifest_lists_balanced_splits(corpus: Path) -> None:
 
 
 def test_full_size_splits() -> None:
-    assert corpus_cache._sizes("scenes") == {"train": 2000, "val": 200, "test": 400}
+    assert corpus_cache.find_corpus("scenes")[1] == {"train": 2000, "val": 200, "test": 400}
+    assert corpus_cache.find_corpus("talking")[1] == {"train": 2000, "val": 200, "test": 200}
 
 
 def test_files_decode_with_decord(corpus: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_cache_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
 
 def test_the_disk_fills_up_while_rendering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that cannot write ends the render with a sentence; the next try goes on."""
-    folder = tmp_path / f"scenes-24-v{corpus_cache.VERSION}-seed0.partial"
+    folder = tmp_path / f"scenes-24-v{corpus_cache.CORPORA['scenes'].version}-seed0.partial"
     (folder / "clips").mkdir(parents=True)
     (folder / "clips" / "val").write_text("in the way")
     with pytest.raises(UserError, match="cannot render corpus 'scenes-24'"):

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from avssl.data.corpora.picture import make_picture
-from avssl.data.corpora.render import decode_sound, write_mp4
-from avssl.data.corpora.scene import (
+from avssl.data.corpora.files import decode_sound, write_mp4
+from avssl.data.corpora.scenes.picture import make_picture
+from avssl.data.corpora.scenes.scene import (
     CLASSES,
     FPS,
     LARGEST,
@@ -21,7 +21,7 @@ from avssl.data.corpora.scene import (
     make_scene,
     pitch,
 )
-from avssl.data.corpora.sound import LENGTH, SAMPLE_RATE, make_sound
+from avssl.data.corpora.scenes.sound import LENGTH, SAMPLE_RATE, make_sound
 
 STRUCK = ("bounce", "bell", "drops", "string", "pop")
 
@@ -94,7 +94,9 @@ def test_sound_starts_when_the_hit_is_seen(name: str, tmp_path) -> None:
     checked = 0
     for scene in scenes(name, 4):
         scene = quiet(scene, breathy=0.0)
-        write_mp4(tmp_path / "clip.mp4", make_picture(scene)[:2], make_sound(scene))
+        write_mp4(
+            tmp_path / "clip.mp4", make_picture(scene)[:2], make_sound(scene), fps=FPS, quality=30
+        )
         sound = decode_sound(tmp_path / "clip.mp4")
         for position, hit in enumerate(scene.hits):
             before = [h for h in scene.hits[:position] if hit.time - h.time < 1.0]

@@ -1,4 +1,4 @@
-"""A render process of `cache.py`: `python -m avssl.data.corpora ROOT SEED`."""
+"""A render process of `cache.py`: `python -m avssl.data.corpora NAME ROOT SEED`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from avssl.data.corpora.render import render_clip
+from avssl.data.corpora.cache import CORPORA
 
 
 def main() -> None:
@@ -14,11 +14,11 @@ def main() -> None:
 
     Ends when stdin closes, and so when its parent dies.
     """
-    root, seed = Path(sys.argv[1]), int(sys.argv[2])
+    corpus, root, seed = CORPORA[sys.argv[1]], Path(sys.argv[2]), int(sys.argv[3])
     for line in sys.stdin:
         split, index = line.split()
         try:
-            render_clip(root, split, int(index), seed=seed)
+            corpus.render(root, split, int(index), seed=seed)
             answer = "done"
         except OSError as error:
             answer = f"error {error.strerror or error}"

@@ -14,17 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from avssl.data.corpora.picture import SIZE
-from avssl.data.corpora.render import clip_path
-from avssl.data.corpora.scene import CLASSES, FPS, FRAMES, SECONDS, make_scene, pitch
-from avssl.data.manifest import Clip, Manifest
+from avssl.data.corpora.corpus import Corpus
+from avssl.data.corpora.scenes import Scenes
+from avssl.data.corpora.talking import Talking
+from avssl.data.manifest import Manifest
 from avssl.errors import UserError
 from avssl.files import cache_folder
 
-MOST = 200_000  # clips; 30 GB
-VERSION = 2  # raise it with any change that alters a clip
-CLIPS = 2600
-_BYTES = 160_000  # of one clip with its wav, generously
+CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (Scenes(), Talking())}
 
 
 def ensure_corpus(
@@ -33,36 +30,39 @@ def ensure_corpus(
     """The manifest of a built-in corpus, rendered first if this cache does not hold it.
 
     Args:
-        name: `scenes` (2,600 clips: 2,000 train, 200 val, 400 test), or `scenes-<clips>` for
-            another number.
+        name: `scenes` (2,600 clips: 2,000 train, 200 val, 400 test), `talking` (2,400 clips:
+            2,000 train, 200 val, 200 test), or `scenes-<clips>` and `talking-<clips>` for another
+            number.
         cache: folder; `$AVSSL_CACHE` or `~/.cache/avssl` when None.
         seed: of the corpus; another seed gives other clips.
         workers: render processes; one per available core when None.
 
     Raises:
-        UserError: unknown corpus, no worker, a cache that cannot be written, or a full disk.
+        UserError: unknown corpus, no worker, a package that is not installed, a cache that cannot
+            be written, or a full disk.
 
     A killed render goes on where it stopped. Of two processes that ask at the same time, the second
     waits for the first.
     """
-    sizes = _sizes(name)
+    corpus, sizes = find_corpus(name)
     if (workers is not None and workers < 1) or seed < 0:
         raise UserError(
             f"rendering needs 1 worker or more and a seed of 0 or more: {workers=}, {seed=}"
         )
     cache = cache_folder(cache)
-    folder = cache / f"{name}-v{VERSION}-seed{seed}"
+    folder = cache / f"{name}-v{corpus.version}-seed{seed}"
     manifest = folder / "manifest.csv"
     if manifest.exists():
         return manifest
+    corpus.check()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _lock(cache / f"{folder.name}.lock"):
             if not manifest.exists():
                 partial = cache / f"{folder.name}.partial"
                 partial.mkdir(exist_ok=True)
-                _render(partial, sizes, seed=seed, workers=workers or _cores())
-                _manifest(partial, sizes, seed=seed).write(partial / "manifest.csv")
+                _render(corpus, partial, sizes, seed=seed, workers=workers or _cores())
+                _manifest(corpus, partial, sizes, seed=seed).write(partial / "manifest.csv")
                 os.rename(partial, folder)
     except OSError as error:
         raise UserError(
@@ -72,23 +72,20 @@ def ensure_corpus(
     return manifest
 
 
-def _sizes(name: str) -> dict[str, int]:
-    """Clips per split: 10 : 1 : 2, val and test in multiples of the number of classes."""
-    match = re.fullmatch(r"scenes(?:-(\d+))?", name)
-    if not match:
+def find_corpus(name: str) -> tuple[Corpus, dict[str, int]]:
+    """The corpus of a name and the clips of its splits.
+
+    Raises:
+        UserError: no such corpus, or a number of clips that it cannot have.
+    """
+    match = re.fullmatch(r"([a-z]+)(?:-(\d+))?", name)
+    if not match or match[1] not in CORPORA:
         raise UserError(
-            f"no built-in corpus '{name}'; there are 'scenes' and, with another number of clips, "
-            "'scenes-48' and the like"
+            f"no built-in corpus '{name}'; there are {', '.join(map(repr, CORPORA))} and, with "
+            "another number of clips, 'scenes-48' and the like"
         )
-    clips, step = int(match[1] or CLIPS), len(CLASSES)
-    if not 3 * step <= clips <= MOST:
-        raise UserError(
-            f"corpus '{name}' must have {3 * step} (one clip of each class in each split) to "
-            f"{MOST:,} clips"
-        )
-    val = max(step, round(clips / 13 / step) * step)
-    test = max(step, round(clips * 2 / 13 / step) * step)
-    return {"train": clips - val - test, "val": val, "test": test}
+    corpus = CORPORA[match[1]]
+    return corpus, corpus.sizes(int(match[2]) if match[2] else None)
 
 
 def _cores() -> int:
@@ -113,7 +110,7 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _render(root: Path, sizes: dict[str, int], *, seed: int, workers: int) -> None:
+def _render(corpus: Corpus, root: Path, sizes: dict[str, int], *, seed: int, workers: int) -> None:
     """Render what is missing, in processes of their own.
 
     They are started as commands, not forked or spawned from this interpreter: no CUDA context,
@@ -121,14 +118,15 @@ def _render(root: Path, sizes: dict[str, int], *, seed: int, workers: int) -> No
     """
     todo = [(split, index) for split, count in sizes.items() for index in range(count)]
     total = len(todo)
-    todo = [item for item in todo if not clip_path(root, *item).with_suffix(".wav").exists()]
-    _check_space(root, len(todo))
+    todo = [item for item in todo if corpus.missing(root, *item)]
+    _check_space(root, len(todo) * corpus.clip_bytes)
     package = str(Path(__file__).resolve().parents[3])
     environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [package, os.environ.get("PYTHONPATH")])
     )
-    command = [sys.executable, "-m", "avssl.data.corpora", str(root.resolve()), str(seed)]
+    command = [sys.executable, "-m", "avssl.data.corpora"]
+    command += [corpus.name, str(root.resolve()), str(seed)]
     todo.reverse()
     processes: list[subprocess.Popen[str]] = []
     with _progress(root.stem, total) as advance, selectors.DefaultSelector() as selector:
@@ -178,11 +176,11 @@ def _hand_out(process: subprocess.Popen[str], todo: list[tuple[str, int]]) -> bo
     return True
 
 
-def _check_space(root: Path, clips: int) -> None:
+def _check_space(root: Path, need: int) -> None:
     free = shutil.disk_usage(root).free
-    if free < clips * _BYTES:
+    if free < need:
         raise UserError(
-            f"the corpus needs {clips * _BYTES / 1e6:.0f} MB in {root.parent}, and "
+            f"the corpus needs {need / 1e6:.0f} MB in {root.parent}, and "
             f"{free / 1e6:.0f} MB are free; "
             "make room or set AVSSL_CACHE to a folder on another disk"
         )
@@ -228,37 +226,11 @@ def _progress(title: str, total: int) -> Iterator:
     yield advance
 
 
-def _manifest(root: Path, sizes: dict[str, int], *, seed: int) -> Manifest:
-    """Rows in the order train, val, test; the extra columns are the scene's numbers."""
-    clips = []
-    for split, count in sizes.items():
-        for index in range(count):
-            scene = make_scene(split, index, seed=seed)
-            path = clip_path(root, split, index).relative_to(root)
-            clips.append(
-                Clip(
-                    path=path.as_posix(),
-                    label=scene.name,
-                    text=scene.text,
-                    split=split,
-                    reader="pyav",  # for pictures this small faster than decord, see data/probe.py
-                    has_video=True,
-                    has_audio=True,
-                    duration=SECONDS,
-                    fps=float(FPS),
-                    frames=FRAMES,
-                    width=SIZE,
-                    height=SIZE,
-                    wav=path.with_suffix(".wav").as_posix(),
-                    sound_duration=SECONDS,
-                    extra={
-                        "radius": f"{scene.radius:.4f}",
-                        "pitch": f"{pitch(scene.radius):.1f}",
-                        "material": f"{scene.material:.3f}",
-                        "distance": f"{scene.distance:.3f}",
-                        "room": f"{scene.room:.3f}",
-                        "effort": f"{scene.effort:.3f}",
-                    },
-                )
-            )
-    return Manifest(root, clips)
+def _manifest(corpus: Corpus, root: Path, sizes: dict[str, int], *, seed: int) -> Manifest:
+    """Rows in the order train, val, test."""
+    rows = [
+        corpus.row(root, split, index, seed=seed)
+        for split, count in sizes.items()
+        for index in range(count)
+    ]
+    return Manifest(root, rows)

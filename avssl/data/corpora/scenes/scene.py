@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from avssl.data.corpora.weather import Weather
+from avssl.data.corpora.scenes.weather import Weather
 
 SECONDS = 3.0
 FPS = 10

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from avssl.data.corpora.scene import RATE, ROOM_LARGE, ROOM_SMALL, SECONDS, Scene, pitch, tube_pitch
-from avssl.data.corpora.weather import weather_sound
+from avssl.data.corpora.files import SAMPLE_RATE
+from avssl.data.corpora.scenes.scene import (
+    RATE,
+    ROOM_LARGE,
+    ROOM_SMALL,
+    SECONDS,
+    Scene,
+    pitch,
+    tube_pitch,
+)
+from avssl.data.corpora.scenes.weather import weather_sound
 
-SAMPLE_RATE = 16000
 LENGTH = int(SECONDS * SAMPLE_RATE)
 _FFT = 1 << 16  # linear convolution of LENGTH samples with up to one second of room
 _TIME = np.arange(LENGTH, dtype=np.float32) / SAMPLE_RATE

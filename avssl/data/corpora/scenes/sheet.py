@@ -1,4 +1,4 @@
-"""Contact sheet of a corpus: per class, frames over time above the log-mel spectrogram."""
+"""Contact sheet of `scenes`: per class, frames over time above the log-mel spectrogram."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from avssl.data.corpora.picture import make_picture
-from avssl.data.corpora.scene import CLASSES, FRAMES, SECONDS, make_scene
-from avssl.data.corpora.sound import SAMPLE_RATE, make_sound
+from avssl.data.corpora.drawing import log_mel, write_figure
+from avssl.data.corpora.scenes.picture import make_picture
+from avssl.data.corpora.scenes.scene import CLASSES, FRAMES, SECONDS, make_scene
+from avssl.data.corpora.scenes.sound import make_sound
 
 
 def contact_sheet(path: Path, *, seed: int = 0, columns: int = 2, shown: int = 12) -> None:
@@ -35,7 +36,7 @@ def contact_sheet(path: Path, *, seed: int = 0, columns: int = 2, shown: int = 1
             )
             top.set_title(scene.text, fontsize=9, pad=2)
             below.imshow(
-                _log_mel(make_sound(scene)),
+                log_mel(make_sound(scene)),
                 origin="lower",
                 aspect="auto",
                 extent=(0, SECONDS, 0, 64),
@@ -46,28 +47,4 @@ def contact_sheet(path: Path, *, seed: int = 0, columns: int = 2, shown: int = 1
     figure.subplots_adjust(
         left=0.005, right=0.995, top=0.985, bottom=0.005, hspace=0.3, wspace=0.02
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=72)
-    pyplot.close(figure)
-    _shrink(path)
-
-
-def _shrink(path: Path) -> None:
-    """Store with 192 colours: a third of the size."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        small = image.convert("RGB").quantize(192, dither=Image.Dither.NONE)
-    small.save(path, optimize=True)
-
-
-def _log_mel(sound: np.ndarray, bins: int = 64) -> np.ndarray:
-    """[bins, frames] in nepers, from a 25 ms Hann window every 10 ms."""
-    import torch
-    import torchaudio
-
-    window, hop = SAMPLE_RATE // 40, SAMPLE_RATE // 100
-    mel = torchaudio.transforms.MelSpectrogram(
-        SAMPLE_RATE, n_fft=512, win_length=window, hop_length=hop, n_mels=bins
-    )(torch.from_numpy(sound))
-    return np.maximum(mel.clamp_min(1e-6).log().numpy(), -9)
+    write_figure(figure, path)

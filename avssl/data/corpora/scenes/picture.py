@@ -7,8 +7,8 @@ import colorsys
 import numpy as np
 from PIL import Image, ImageDraw
 
-from avssl.data.corpora.scene import FPS, FRAMES, RATE, STEP, TUBE_LONG, Hit, Scene
-from avssl.data.corpora.weather import add_weather
+from avssl.data.corpora.scenes.scene import FPS, FRAMES, RATE, STEP, TUBE_LONG, Hit, Scene
+from avssl.data.corpora.scenes.weather import add_weather
 
 SIZE = 96
 _SCALE = 2

@@ -1,4 +1,4 @@
-"""One clip as files: H.264 and AAC in an mp4, and beside it the wav of exactly that AAC track."""
+"""A clip as files: H.264 and AAC in an mp4, and beside it the wav of exactly that AAC track."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avssl.data.corpora.picture import SIZE, make_picture
-from avssl.data.corpora.scene import FPS, make_scene
-from avssl.data.corpora.sound import SAMPLE_RATE, make_sound
+SAMPLE_RATE = 16000
 
 
 def clip_path(root: Path, split: str, index: int) -> Path:
@@ -17,17 +15,19 @@ def clip_path(root: Path, split: str, index: int) -> Path:
     return root / "clips" / split / f"{index:05d}.mp4"
 
 
-def render_clip(root: Path, split: str, index: int, *, seed: int) -> None:
-    """Render one clip below `root`. Both files appear whole or not at all, the wav last.
+def write_clip(
+    path: Path, frames: np.ndarray, sound: np.ndarray, *, fps: int, quality: int
+) -> None:
+    """Write a clip's mp4 and wav. Both files appear whole or not at all, the wav last.
+
+    Args: as for `write_mp4`.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written.
     """
-    scene = make_scene(split, index, seed=seed)
-    path = clip_path(root, split, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part.mp4")
-    write_mp4(partial, make_picture(scene), make_sound(scene))
+    write_mp4(partial, frames, sound, fps=fps, quality=quality)
     sound = decode_sound(partial)
     os.replace(partial, path)
     partial = path.with_suffix(".part.wav")
@@ -35,15 +35,23 @@ def render_clip(root: Path, split: str, index: int, *, seed: int) -> None:
     os.replace(partial, path.with_suffix(".wav"))
 
 
-def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray) -> None:
-    """Encode frames, uint8 [T, H, W, 3] at `FPS`, and sound, float32 [S] at 16 kHz, from time 0."""
+def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray, *, fps: int, quality: int) -> None:
+    """Encode frames, uint8 [T, H, W, 3], and sound, float32 [S] at 16 kHz, from time 0.
+
+    Args:
+        path: of the mp4.
+        frames: as above.
+        sound: as above.
+        fps: pictures per second, and pictures from one keyframe to the next.
+        quality: constant rate factor of H.264: 0 without loss, 51 worst.
+    """
     import av
 
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=FPS)
-        video.width = video.height = SIZE
+        video = container.add_stream("libx264", rate=fps)
+        video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
-        video.options = {"preset": "ultrafast", "crf": "30", "g": str(FPS)}
+        video.options = {"preset": "ultrafast", "crf": str(quality), "g": str(fps)}
         video.codec_context.thread_count = 1
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         audio.bit_rate = 64000
