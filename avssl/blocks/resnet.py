@@ -17,6 +17,21 @@ from avssl.blocks.batch_norm import BatchNorm
 Conv = nn.Conv1d | nn.Conv2d
 
 
+class Shortcut(nn.Module):
+    """A 1 x 1 convolution and BatchNorm, where a block changes the shape."""
+
+    def __init__(self, kind: type[Conv], inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.conv = kind(inner, outer, 1, stride, bias=False)
+        self.bn = BatchNorm(outer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # flattened and back: its gradient is then laid out as it is, without which DDP warns
+        weight = self.conv.weight.flatten(1).view_as(self.conv.weight)
+        convolve_each = F.conv2d if x.dim() == 4 else F.conv1d
+        return self.bn(convolve_each(x, weight, stride=self.conv.stride))
+
+
 class BasicBlock(nn.Module):
     """swish(bn2(conv2(swish(bn1(conv1(x))))) + shortcut(x))."""
 
@@ -26,25 +41,14 @@ class BasicBlock(nn.Module):
         self.bn1 = BatchNorm(outer)
         self.conv2 = kind(outer, outer, 3, 1, padding=1, bias=False)
         self.bn2 = BatchNorm(outer)
-        self.downsample = None
-        if stride != 1 or inner != outer:
-            shortcut = kind(inner, outer, 1, stride, bias=False)
-            self.downsample = nn.ModuleList([shortcut, BatchNorm(outer)])
+        same = stride == 1 and inner == outer
+        self.shortcut = nn.Identity() if same else Shortcut(kind, inner, outer, stride)
 
     def forward(self, x: Tensor, joined: Tensor | None) -> Tensor:
         """x: [V, C, H, W], or [V, C, L] with joined: bool [V], of ``follows``."""
         out = F.silu(self.bn1(convolve(self.conv1, x, joined)))
         out = self.bn2(convolve(self.conv2, out, joined))
-        return F.silu(out + self._shortcut(x))
-
-    def _shortcut(self, x: Tensor) -> Tensor:
-        if self.downsample is None:
-            return x
-        conv, norm = self.downsample
-        # flattened and back: its gradient is then laid out as it is, without which DDP warns
-        weight = conv.weight.flatten(1).view_as(conv.weight)
-        convolved = (F.conv2d if x.dim() == 4 else F.conv1d)(x, weight, stride=conv.stride)
-        return norm(convolved)
+        return F.silu(out + self.shortcut(x))
 
 
 class ResNet18(nn.Module):

@@ -121,13 +121,15 @@ class Conversion:
     def shape(self, name: str, axes: int) -> tuple[int, ...]:
         """Shape of a tensor that shows sizes.
 
-        Raises UserError when it is not there or has another number of axes.
+        Raises UserError when it is not there, has another number of axes or is empty.
         """
         if name not in self.tensors:
             raise UserError(f"{self.path} has no '{name}', which tells sizes of its model")
         shape = tuple(self.tensors[name].shape)
         if len(shape) != axes:
             raise UserError(f"{self.path}: '{name}' is {list(shape)}, but must have {axes} axes")
+        if 0 in shape:
+            raise UserError(f"{self.path}: '{name}' is {list(shape)} and holds nothing")
         return shape
 
     def depth(self, name: str) -> int:

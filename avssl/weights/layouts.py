@@ -13,6 +13,8 @@
 | hf_vit, hf_vitmae | transformers | image | config.json, else names |
 | hf_ast | transformers | audio | the same |
 | hf_videomae | transformers | video | the same |
+| raven_video | ahaliassos/raven | video | frontend.frontend3D |
+| raven_audio | ahaliassos/raven | audio | frontend.trunk.conv1 |
 
 What names do not tell, and how it is filled: heads from the width (`conversion.HEADS`; MoCo v3's
 ViTs have 12 throughout, `pictures.MOCOV3_HEADS`) or config.json; pictures of 224 pixels and clips
@@ -32,7 +34,7 @@ from torch import Tensor
 
 from avssl.blocks.positions import sincos_table_2d
 from avssl.errors import UserError
-from avssl.weights import clips, huggingface, joint, pictures, sounds
+from avssl.weights import clips, huggingface, joint, pictures, sounds, speech
 from avssl.weights.conversion import Conversion, plain, strip
 from avssl.weights.files import Checkpoint
 from avssl.weights.huggingface import POSITIONS, PROJECTION
@@ -121,6 +123,8 @@ def _hf_picture(tensors: Mapping[str, Tensor], *, mae: bool) -> bool:
 
 
 HEADS = ("head.*", "fc_norm.*")  # a classifier
+# what fine-tuning adds; and how many batches the running statistics saw
+SPEECH = ("ctc.*", "decoder.*", "*.num_batches_tracked")
 HF_HEADS = ("classifier.*", "pooler.*", "fc_norm.*", "decoder.*", "mask_token")
 
 LAYOUTS: dict[str, Layout] = {
@@ -207,6 +211,18 @@ LAYOUTS: dict[str, Layout] = {
         lambda t, c: _hugging_face("videomae", c, _axes(t, f"{PROJECTION}.weight") == 5),
         prefixes=("videomae.",),
         left_out=(*HF_HEADS, "encoder_to_decoder.*"),
+    ),
+    "raven_video": Layout(
+        speech.raven_video,
+        lambda t, _: _axes(t, "frontend.frontend3D.0.weight") == 5,
+        prefixes=("encoder.",),
+        left_out=SPEECH,
+    ),
+    "raven_audio": Layout(
+        speech.raven_audio,
+        lambda t, _: _axes(t, "frontend.trunk.conv1.weight") == 3,
+        prefixes=("encoder.",),
+        left_out=SPEECH,
     ),
 }
 
