@@ -45,6 +45,35 @@ def test_plain_is_the_formula_head_by_head() -> None:
         torch.testing.assert_close(out[1, :, head], weights @ v[1, :, head])
 
 
+def test_bias_is_added_and_minus_infinity_hides() -> None:
+    bias = torch.randn(1, 3, 9, 9)
+    bias[..., 6:] = -torch.inf  # the last keys
+    results = {}
+    for backend in ("plain", "sdpa"):
+        q, k, v = inputs()
+        added = bias.clone().requires_grad_()
+        out = attention(q, k, v, bias=added, backend=backend)
+        out.square().sum().backward()
+        results[backend] = [out, q.grad, k.grad, v.grad, added.grad]
+        shorter = attention(q, k[:, :6], v[:, :6], bias=bias[..., :6], backend=backend)
+        torch.testing.assert_close(out, shorter)
+        assert k.grad is not None and not k.grad[:, 6:].any()
+    for found, expected in zip(results["sdpa"], results["plain"], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    weights = (q[1, :, 2] @ k[1, :, 2].T / 4 + bias[0, 2]).softmax(-1)
+    torch.testing.assert_close(out[1, :, 2], weights @ v[1, :, 2])
+
+
+@pytest.mark.parametrize("backend", ["plain", "sdpa"])
+def test_dropout_keeps_the_mean_and_changes_single_values(backend: str) -> None:
+    q, k, v = inputs()
+    torch.manual_seed(0)
+    draws = [attention(q, k, v, dropout=0.2, backend=backend) for _ in range(400)]  # type: ignore[arg-type]
+    assert not torch.equal(draws[0], draws[1])
+    mean = torch.stack(draws).mean(0)
+    assert (mean - attention(q, k, v)).abs().max() < 0.25
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_xformers_equals_plain_forward_and_backward(dtype: torch.dtype) -> None:
