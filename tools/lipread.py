@@ -94,13 +94,18 @@ def _read(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    if options.clip is not None or options.captions or options.json:
-        raise UserError("--serve takes clips on its page: leave the clip, --captions, --json out")
+    alone = [options.clip, options.captions, options.json, options.greedy, options.beam]
+    if any(alone) or options.kind != "video":
+        raise UserError(
+            "--serve takes --model, --device, --host and --port: clips are given on its page"
+        )
     from avssl.speech.page.start import serve
-
     from avssl.speech.readers import Readers
 
-    serve(Readers(options.model, device=options.device), host=options.host, port=options.port)
+    def load() -> Readers:
+        return Readers(options.model, device=options.device)
+
+    serve(load, host=options.host, port=options.port)
     return 0
 
 

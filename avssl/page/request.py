@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from avssl.page.server import PageServer
 
 _FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
+_SHARED = ("/common.css", "/common.js")  # by all pages
 _TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
 _POLICY = (
     "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; style-src 'self'; "
@@ -118,8 +119,9 @@ class Request(BaseHTTPRequestHandler):
             )
 
     def _get(self, path: str, query: dict[str, str]) -> None:
-        if path in _FILES:
-            file = self.server.page.folder / _FILES[path]
+        if path in _FILES or path in _SHARED:
+            folder = self.server.page.folder if path in _FILES else Path(__file__).parent
+            file = folder / _FILES.get(path, path.removeprefix("/"))
             self._send(Body(file.read_bytes(), _TYPES[file.suffix], keep=False))
         else:
             self._send(self.server.page.get(path, query))

@@ -44,9 +44,7 @@ def probe_upload(path: Path, *, longest: float) -> Clip:
             raise MediaError(clip.reason.removeprefix("sound: ").removeprefix("picture: "))
         seconds = max(clip.duration or 0.0, clip.sound_duration or 0.0)
     if seconds > longest:
-        raise MediaError(
-            f"it lasts {seconds / 60:.1f} minutes, this page takes up to {longest / 60:g} minutes"
-        )
+        raise MediaError(f"it lasts {_spoken(seconds)}, this page takes up to {_spoken(longest)}")
     return clip
 
 
@@ -62,3 +60,7 @@ def refuse_large(width: int, height: int) -> None:
             f"its pictures have {width} x {height} pixels, this page takes none more than "
             f"{_NARROW} times as long as wide"
         )
+
+
+def _spoken(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{round(seconds / 60, 1):g} minutes"

@@ -4,8 +4,6 @@ Needs Chromium, which plays the clips' H.264: found in PATH, or named by AVSSL_C
 """
 
 import itertools
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,21 +17,11 @@ from avssl.page.server import PageServer
 from avssl.retrieval.build import index_clips
 from avssl.retrieval.page.answers import Page
 from avssl.retrieval.search import Search
+from tests.browser import NEEDS_BROWSER, open_browser, visitors
 from tests.data.conftest import write_media
 from tests.retrieval.conftest import CORPUS
 
-playwright = pytest.importorskip("playwright.sync_api")
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = os.environ.get("AVSSL_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"needs one of {', '.join(NAMES)}")
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-    "--autoplay-policy=no-user-gesture-required",
-    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",  # a beeping microphone
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]  # fmt: skip
-PATIENCE = 30_000  # ms
+pytestmark = NEEDS_BROWSER
 STRETCHES = {"part.mp4": 1.0, "begin.mp4": 0.0}  # s at which their second begins
 
 
@@ -70,33 +58,15 @@ def url(search: Search) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+    with open_browser() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def visit(browser: Any, url: str) -> Iterator[Any]:
     """`visit()` opens the page as a visitor of its own; all requests must stay on the server."""
-    contexts, asked, errors = [], [], []
-
-    def visit() -> Any:
-        contexts.append(browser.new_context(permissions=["microphone"]))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: errors.append(error))
-        page.goto(url)
-        page.wait_for_selector("#examples button")
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    kinds = ("data:", f"blob:{url}")
-    elsewhere = {asked for asked in asked if not asked.startswith((url, *kinds))}
-    assert asked and not elsewhere and not errors
+    with visitors(browser, url, ready="#examples button") as visit:
+        yield visit
 
 
 def upload(page: Any, path: Path) -> None:

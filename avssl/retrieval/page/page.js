@@ -1,6 +1,5 @@
 "use strict";
 
-const part = (id) => document.getElementById(id);
 const state = { query: null, by: "audio", limits: null, waiting: null, shown: null, blobs: [] };
 
 /* what is asked: state.query is {clip: number} or {file: File}; the server keeps nothing of it */
@@ -166,76 +165,12 @@ function listen(item) {
   play(video);
 }
 
-/* only the stretch of the file that the index holds is played, again and again */
-function stretch(media, start, seconds) {
-  media.dataset.start = start;
-  media.dataset.seconds = seconds;
-}
-
-/* the line on the spectrogram goes along with the medium */
-function follow(media, figure) {
-  const line = figure.querySelector(".playhead");
-  const step = () => {
-    const start = Number(media.dataset.start), seconds = Number(media.dataset.seconds);
-    const share = (media.currentTime - start) / seconds;
-    if (share > 1.02 || share < -0.01) media.currentTime = start;
-    figure.classList.toggle("playing", media.currentTime > 0);
-    line.style.left = `${100 * Math.min(Math.max(share, 0), 1)}%`;
-    if (!media.paused && media.isConnected) requestAnimationFrame(step);
-  };
-  for (const event of ["loadedmetadata", "play", "pause", "seeked"]) {
-    media.addEventListener(event, () => requestAnimationFrame(step));
-  }
-}
-
-function spectrogram(img, source) {
-  img.parentElement.hidden = !source;
-  if (source) img.src = source;
-}
-
-const play = (media) => media.play().catch(() => {}); // the browser may want a click first
-const megabytes = (bytes) => `${Math.round(bytes / 1e5) / 10} MB`;
-
-function image(source, text) {
-  const img = document.createElement("img");
-  img.src = source;
-  img.alt = text;
-  return img;
-}
-
 function ask(query) {
   state.query = query;
   for (const button of part("examples").children) {
     button.setAttribute("aria-pressed", String(button.dataset.clip === String(query.clip)));
   }
   return search();
-}
-
-async function record() {
-  const button = part("record");
-  if (state.recorder) return state.recorder.stop();
-  let stream;
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ audio: true });
-  } catch {
-    return problem("The browser gave no access to a microphone; allow it for this page, or choose a file.");
-  }
-  const pieces = [], recorder = (state.recorder = new MediaRecorder(stream));
-  const end = setTimeout(() => recorder.stop(), 1000 * state.limits.recording);
-  recorder.ondataavailable = (event) => pieces.push(event.data);
-  recorder.onstop = () => {
-    clearTimeout(end);
-    stream.getTracks().forEach((track) => track.stop());
-    state.recorder = null;
-    button.classList.remove("on");
-    button.textContent = "Record a sound";
-    const ending = recorder.mimeType.includes("mp4") ? "m4a" : recorder.mimeType.includes("ogg") ? "ogg" : "webm";
-    choose("audio");
-    ask({ file: new File(pieces, `recording.${ending}`, { type: recorder.mimeType }) });
-  };
-  recorder.start();
-  button.classList.add("on");
-  button.textContent = "Stop and search";
 }
 
 function choose(by) {
@@ -259,7 +194,7 @@ function examples(clips) {
 }
 
 async function begin() {
-  const media = part("query-media"), drop = part("drop");
+  const media = part("query-media");
   media.addEventListener("error", () => {
     media.hidden = true;
     part("query-silent").hidden = false;
@@ -268,22 +203,17 @@ async function begin() {
   for (const input of document.querySelectorAll("input[name=by]")) {
     input.addEventListener("change", () => { state.by = input.value; search(); });
   }
-  part("file").addEventListener("change", (event) => {
-    if (event.target.files[0]) ask({ file: event.target.files[0] });
-    event.target.value = ""; // the same file may be chosen again
+  takeFiles((file) => ask({ file }));
+  takeRecordings({
+    devices: { audio: true },
+    seconds: () => state.limits.recording,
+    stop: "Stop and search",
+    failed: () => problem("The browser gave no access to a microphone; allow it for this page, or choose a file."),
+    done: (file) => {
+      choose("audio");
+      ask({ file });
+    },
   });
-  for (const name of ["dragover", "dragleave", "drop"]) {
-    document.addEventListener(name, (event) => { // beside the field as well: else the page is left
-      event.preventDefault();
-      drop.classList.toggle("over", name === "dragover");
-    });
-  }
-  document.addEventListener("drop", (event) => {
-    if (event.dataTransfer.files[0]) ask({ file: event.dataTransfer.files[0] });
-  });
-  const recordable = navigator.mediaDevices?.getUserMedia && window.MediaRecorder;
-  part("record").hidden = !recordable; // browsers offer a microphone to local and https pages only
-  part("record").addEventListener("click", record);
   const about = await (await fetch("api/about")).json();
   state.limits = about.limits;
   part("about").textContent = about.title;

@@ -1,0 +1,72 @@
+"""Reading an uploaded clip for the lip-reading page: in a process of its own.
+
+Letters: T frames, H W height and width.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from avssl.data.config import DataConfig
+from avssl.data.container import MediaError
+from avssl.data.manifest import Manifest
+from avssl.data.usable import extent
+from avssl.errors import UserError
+from avssl.page.helper import Helper
+from avssl.page.pictures import jpeg
+from avssl.page.stretch import Stretch
+from avssl.page.uploads import probe_upload
+from avssl.speech.clip import SpeechClip, read_clip
+
+COLUMNS = 25  # crops side by side in the sheet
+_LIMIT = 120.0  # s for all of it
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What was read of an uploaded file."""
+
+    clip: SpeechClip
+    sheet: bytes = b""  # JPEG of all mouth crops, where lips are read
+    spectrogram: bytes = b""  # PNG, where there is sound
+
+
+def read_talk(path: Path, data: DataConfig, *, longest: float) -> Talk:
+    """Read the inputs of `data` of a file.
+
+    Args:
+        longest: s; longer files are refused.
+
+    Raises:
+        MediaError: it is no media file, is damaged, too long or too large, lacks a stream, shows no
+            face, or takes too much time or memory to read.
+    """
+    helper = Helper(seconds=_LIMIT)  # of this upload alone: none reaches the next visitor's
+    try:
+        return helper(_read, path, data, longest)
+    finally:
+        helper.close()
+
+
+def _read(path: Path, data: DataConfig, longest: float) -> Talk:
+    """In the helper process."""
+    row = probe_upload(path, longest=longest)
+    try:
+        clip = read_clip(path, data, row=row)
+    except UserError as error:
+        raise MediaError(str(error)) from None
+    sheet = b"" if clip.mouths is None else jpeg(_sheet(clip.mouths))
+    start, seconds = extent(row, video=data.needs_video)
+    file = Manifest(path.parent, [row]).sound_file(row)
+    stretch = Stretch(path, file, row, start, start + seconds)
+    return Talk(clip, sheet, stretch.spectrogram() if row.has_audio else b"")
+
+
+def _sheet(crops: np.ndarray) -> np.ndarray:
+    """uint8 [T, H, H, 3] -> uint8 [rows * H, COLUMNS * H, 3], black behind the last one."""
+    side = crops.shape[1]
+    rows = -(-len(crops) // COLUMNS)
+    black = np.zeros((rows * COLUMNS - len(crops), *crops.shape[1:]), np.uint8)
+    grid = np.concatenate([crops, black]).reshape(rows, COLUMNS, side, side, 3)
+    return grid.swapaxes(1, 2).reshape(rows * side, COLUMNS * side, 3)
