@@ -12,25 +12,26 @@ from avssl.data.corpora.talking.clip import Talk, make_talk
 from avssl.data.corpora.talking.picture import FPS, make_picture
 from avssl.data.corpora.talking.pose import OPENING
 
-_SHOWN = 20  # pictures of a clip
+_SHOWN = 16  # pictures of a clip
+_STEP = 4  # clips between two that are drawn
 _PHONES, _CURVE = 8, 20  # heights, in mel bins, above the spectrogram
 
 
-def contact_sheet(path: Path, *, seed: int = 0, clips: int = 5) -> None:
-    """Write a picture of the first training clips."""
+def contact_sheet(path: Path, *, seed: int = 0, clips: int = 3) -> None:
+    """Write a picture of `clips` of the first training clips."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        2 * clips, 1, figsize=(17, 2.6 * clips), height_ratios=[1, 1.7] * clips
+        2 * clips, 1, figsize=(17, 3.1 * clips), height_ratios=[1, 1.6] * clips
     )
     for clip in range(clips):
-        talk = make_talk("train", clip, seed=seed)
+        talk = make_talk("train", _STEP * clip, seed=seed)
         _draw_pictures(axes[2 * clip], talk)
         _draw_sound(axes[2 * clip + 1], talk)
-    figure.subplots_adjust(left=0.005, right=0.995, top=0.985, bottom=0.005, hspace=0.12)
+    figure.subplots_adjust(left=0.005, right=0.995, top=0.97, bottom=0.005, hspace=0.16)
     write_figure(figure, path)
 
 
