@@ -31,7 +31,7 @@ GAP = 10  # pictures: the face may be missing for as many in a row [choice]
 _FACE = 200  # pixels: faces in pictures are made smaller to about this side before they are cut
 _SURE = 0.5  # least score of a mesh
 _STEADY = 5  # pictures over which the square of the mesh is smoothed
-_AT_ONCE = 32  # pictures
+_AT_ONCE = 64 * 2**20  # bytes of pictures
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _chunks(path: Path, clip: Clip, scale: float) -> Iterator[tuple[np.ndarray, 
     waiting: list[np.ndarray] = []
     for frame in regular_frames(path, clip):
         waiting.append(converted(frame, size=size, rotation=clip.rotation))
-        if len(waiting) == _AT_ONCE:
+        if len(waiting) * waiting[0].nbytes >= _AT_ONCE:
             yield np.stack(waiting), ratio
             waiting = []
     if waiting:

@@ -47,7 +47,7 @@ def found_faces(path: Path, clip: Clip) -> list[list[Face]]:
 
 
 def _level(path: Path, clip: Clip) -> int | None:
-    """The coarsest level at which half of some pictures show a face, else the one with most."""
+    """The coarsest level that finds a face in half of some pictures, else that finds most."""
     found, looked = [0] * _LEVELS, 0
     for number, frame in enumerate(regular_frames(path, clip)):
         if number % _EVERY:
@@ -61,7 +61,8 @@ def _level(path: Path, clip: Clip) -> int | None:
     if total[-1] == 0:
         return None
     return next(
-        (level for level in range(_LEVELS) if 2 * total[level] >= looked), int(np.argmax(found))
+        (level for level in range(_LEVELS) if 2 * total[level] >= looked),
+        int(np.argmax(total == total[-1])),
     )
 
 

@@ -1,6 +1,7 @@
 """Folders of published corpora of talking faces as manifests: LRS2, LRS3, GRID, VoxCeleb2.
 
-Texts of LRS2 and LRS3, which are in capitals there, become small letters.
+Texts of LRS2 and LRS3, which are in capitals there, become small letters. A clip whose text is
+missing or damaged is a row that has no picture and a reason, as a scan records damage.
 """
 
 import hashlib
@@ -8,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from avssl.data.container import MediaError
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.scan import listed_clips
 from avssl.errors import UserError
@@ -24,6 +26,7 @@ _GRID_WORDS: tuple[dict[str, str], ...] = (
     | {"6": "six", "7": "seven", "8": "eight", "9": "nine", "z": "zero"},
     {"a": "again", "n": "now", "p": "please", "s": "soon"},
 )
+_PAUSE = 0.5  # s: so much of a pause stays with the words beside it [choice]
 _SILENCE = {"sil", "sp"}
 _VIDEOS = frozenset({".mp4", ".mpg", ".mpeg", ".avi", ".mov", ".mkv"})
 
@@ -77,6 +80,8 @@ def _lrs2(source: Path, longest: float) -> Iterator[Clip]:
         for video in sorted((source / name).glob("*/*.mp4")):
             split = splits.get(f"{video.parent.name}/{video.stem}", "")
             if name == "main" and not split:
+                reason = "none of train.txt, val.txt and test.txt lists it"
+                yield _unusable(video.relative_to(source), reason)
                 continue
             extra = {"set": name, "speaker": video.parent.name}
             yield from _with_text(source, video, split or "train", extra, longest)
@@ -87,7 +92,11 @@ def _with_text(
 ) -> Iterator[Clip]:
     """The rows of one clip of LRS2 or LRS3: several where it is long and its words have times."""
     path = video.relative_to(source).as_posix()
-    text, words = lrs_text(video.with_suffix(".txt"))
+    try:
+        text, words = lrs_text(video.with_suffix(".txt"))
+    except MediaError as error:
+        yield _unusable(video.relative_to(source), str(error))
+        return
     pieces = cut_words(words, longest)
     if len(pieces) < 2:
         yield Clip(path=path, text=text, split=split, extra=extra)
@@ -100,15 +109,15 @@ def lrs_text(file: Path) -> tuple[str, list[tuple[str, float, float]]]:
     """The text of a file of LRS2 or LRS3, and its words with start and end in s if it has them.
 
     Raises:
-        UserError: it is missing, or has no line that begins with "Text:".
+        MediaError: it is missing or damaged.
     """
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise UserError(f"the text {file} cannot be read: {error.strerror}") from None
+        raise MediaError(f"its text {file.name} cannot be read ({error.strerror})") from None
     texts = [line.partition(":")[2] for line in lines if line.startswith("Text:")]
     if not texts:
-        raise UserError(f'{file} has no line that begins with "Text:"')
+        raise MediaError(f'its text {file.name} has no line that begins with "Text:"')
     words: list[tuple[str, float, float]] = []
     heads = [k for k, line in enumerate(lines) if line.split()[:3] == ["WORD", "START", "END"]]
     for line in lines[heads[0] + 1 :] if heads else []:
@@ -118,24 +127,34 @@ def lrs_text(file: Path) -> tuple[str, list[tuple[str, float, float]]]:
         try:
             words.append((_plain(cells[0]), float(cells[1]), float(cells[2])))
         except ValueError:
-            raise UserError(f"{file}: the line {line!r} is not a word with start and end") from None
+            raise MediaError(
+                f"{file.name}: {line!r} is not a word, its start and its end"
+            ) from None
     return _plain(texts[0]), words
 
 
 def cut_words(
     words: list[tuple[str, float, float]], longest: float
 ) -> list[tuple[float, float, str]]:
-    """Stretches (start, end, text) of at most `longest` s that begin and end between words."""
+    """Stretches (start, end, text) of at most `longest` s that begin and end between words.
+
+    They take in half of the pause before and after, and no more than _PAUSE of it. A word that is
+    longer by itself is a stretch of its own.
+    """
     pieces: list[tuple[float, float, str]] = []
-    begin, said = 0.0, list[str]()
-    for number, (word, _, end) in enumerate(words):
-        after = words[number + 1][1] if number + 1 < len(words) else end
+    said: list[str] = []
+    begin = before = 0.0  # s: begin of the stretch, and end of the word before
+    for number, (word, first, last) in enumerate(words):
+        if not said:
+            begin = max(first - _PAUSE, (before + first) / 2, 0.0)
         said.append(word)
-        too_long = number + 1 < len(words) and words[number + 1][2] - begin > longest
-        if too_long or number + 1 == len(words):
-            cut = round((end + after) / 2, 3)
-            pieces.append((begin, cut, " ".join(filter(None, said))))
-            begin, said = cut, []
+        before = last
+        following = words[number + 1] if number + 1 < len(words) else None
+        if following is None or following[2] - begin > longest:
+            pause = _PAUSE if following is None else min(_PAUSE, (following[1] - last) / 2)
+            end = max(last, min(last + pause, begin + longest))
+            pieces.append((round(begin, 3), round(end, 3), " ".join(filter(None, said))))
+            said = []
     return pieces
 
 
@@ -158,12 +177,11 @@ def _grid(source: Path, longest: float) -> Iterator[Clip]:
         inside = video.relative_to(source)
         speaker = _grid_speaker(inside)
         file = aligned.get((speaker, video.stem)) or aligned.get(("", video.stem))
-        text = align_text(file) if file else grid_text(video.stem)
-        if not text:
-            raise UserError(
-                f"{video} has no file {video.stem}.align, and its name is not a sentence of GRID "
-                "such as bbaf2n: move it elsewhere, or give a manifest"
-            )
+        try:
+            text = align_text(file) if file else grid_text(video.stem)
+        except MediaError as error:
+            yield _unusable(inside, str(error))
+            continue
         split = "test" if speaker in _GRID_TEST else held_back(speaker or video.stem)
         yield Clip(path=inside.as_posix(), text=text, split=split, extra={"speaker": speaker})
 
@@ -175,21 +193,31 @@ def _grid_speaker(path: Path) -> str:
 
 
 def align_text(file: Path) -> str:
-    """The words of an .align file, whose lines are start, end and word."""
+    """The words of an .align file, whose lines are start, end and word.
+
+    Raises:
+        MediaError: it is damaged.
+    """
     words = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         cells = line.split()
         if len(cells) not in (0, 3) or not all(cell.isdecimal() for cell in cells[:2]):
-            raise UserError(f"{file}: the line {line!r} is not start, end and word")
+            raise MediaError(f"{file.name}: {line!r} is not start, end and word")
         words += [cell.lower() for cell in cells[2:] if cell.lower() not in _SILENCE]
     return " ".join(words)
 
 
 def grid_text(stem: str) -> str:
-    """The sentence that the six last letters of a name stand for; "" if they are none."""
+    """The sentence that the six last letters of a name stand for.
+
+    Raises:
+        MediaError: they stand for none.
+    """
     match = _GRID_NAME.search(stem.lower())
     if match is None:
-        return ""
+        raise MediaError(
+            f"there is no {stem}.align, and its name is no sentence of GRID such as bbaf2n"
+        )
     words = zip(match.groups(), _GRID_WORDS, strict=True)
     return " ".join(known.get(letter, letter) for letter, known in words)
 
@@ -207,6 +235,10 @@ def _voxceleb2(source: Path, longest: float) -> Iterator[Clip]:
             sound = Path(*above[:-1], "aac", *inside.parts[-3:]).with_suffix(".m4a")
             wav = sound.as_posix() if (source / sound).is_file() else ""
         yield Clip(path=inside.as_posix(), split=split, wav=wav, extra={"speaker": speaker})
+
+
+def _unusable(path: Path, reason: str) -> Clip:
+    return Clip(path=path.as_posix(), has_video=False, has_audio=False, reason=reason)
 
 
 def held_back(speaker: str) -> str:

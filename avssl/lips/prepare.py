@@ -79,6 +79,7 @@ def prepare_lips(
         model_files()
         need("openvino", extra="lips", purpose="finding faces")
     claim(target, dataclasses.asdict(settings))
+    unusable = [clip for clip in manifest.clips if clip.reason and clip.has_video is False]
     jobs = _jobs(manifest, target)
     record = Record(target, manifest.root)
     pieces = {job.name: known for job in jobs if (known := record.get(job.rows, retry=retry))}
@@ -101,7 +102,8 @@ def prepare_lips(
     if made:
         Manifest(target, made).write(target / "manifest.csv")
         contact_sheet(target, made, rows=rows)
-    skipped = [(job.rows[piece.row], piece) for job, piece in found if piece.clip is None]
+    skipped = [(clip, Piece(0, None, None, reason=clip.reason)) for clip in unusable]
+    skipped += [(job.rows[piece.row], piece) for job, piece in found if piece.clip is None]
     _write_skipped(target / "skipped.csv", skipped)
     _summary(target, made, skipped)
     return 0 if made else 1
@@ -111,7 +113,8 @@ def _jobs(manifest: Manifest, target: Path) -> list[_Job]:
     """One job for each file; names that would fall together keep their suffix."""
     files: dict[str, list[Clip]] = {}
     for clip in manifest.clips:
-        files.setdefault(clip.path, []).append(clip)
+        if not (clip.reason and clip.has_video is False):
+            files.setdefault(clip.path, []).append(clip)
     stems = Counter(str(Path(path).with_suffix("")) for path in files)
     jobs = []
     for path, rows in files.items():
@@ -145,7 +148,7 @@ def _prepare(settings: Settings, job: _Job) -> list[Piece]:
     ]
     result = []
     for number, (row, start, end) in enumerate(wanted):
-        name = job.name if len(wanted) == 1 else f"{job.name}_{number:03d}"
+        name = job.name if len(wanted) == 1 else f"{job.name}@{number:03d}"
         clip = dataclasses.replace(probed, start=start, end=end)
         piece = Piece(row, start, end, reason=note)
         try:
@@ -201,7 +204,12 @@ def _row(source: Clip, piece: Piece) -> Clip:
             "source_end": "" if piece.end is None else f"{piece.end:g}",
         }
     return dataclasses.replace(
-        piece.clip, label=source.label, text=source.text, split=source.split, extra=extra
+        piece.clip,
+        label=source.label,
+        text=source.text,
+        split=source.split,
+        reason=piece.reason,
+        extra=extra,
     )
 
 

@@ -44,7 +44,7 @@ def speaking_face(pictures: list[list[Face]], *, gap: int) -> list[Face]:
     count = len(pictures)
     if not any(pictures):
         raise MediaError("no face was found")
-    tracks = followed(pictures, gap=gap)
+    tracks = followed(pictures)
     staying = [track for track in tracks if len(track.faces) >= _STAYS * count]
     if not staying:
         longest = max(len(track.faces) for track in tracks)
@@ -63,14 +63,13 @@ def speaking_face(pictures: list[list[Face]], *, gap: int) -> list[Face]:
     return [Face(1.0, row[:4], row[4:].reshape(2, 2)) for row in filled]
 
 
-def followed(pictures: list[list[Face]], *, gap: int) -> list[Track]:
+def followed(pictures: list[list[Face]]) -> list[Track]:
     """Every face of a clip, each picture's box going to the track that it overlaps most."""
     tracks: list[Track] = []
     for number, faces in enumerate(pictures):
-        live = [track for track in tracks if number - max(track.faces) <= gap + 1]
         pairs = [
             (face.overlap(track.faces[max(track.faces)]), track, face)
-            for track in live
+            for track in tracks
             for face in faces
         ]
         left = list(faces)

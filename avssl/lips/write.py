@@ -32,6 +32,7 @@ def write_video(target: Path, crops: np.ndarray, *, quality: int) -> None:
         "g": str(_KEYFRAMES),
         "bf": "0",
         "sc_threshold": "0",
+        "tune": "fastdecode",  # half the time to read for 12% more bytes
     }
     partial = target.with_name(target.name + ".part")
     with av.open(str(partial), "w", format="mp4") as out:

@@ -1,0 +1,206 @@
+"""From videos to a folder ready for training, through the command line's own functions."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from avssl.data.manifest import Clip, Manifest
+from avssl.data.media import read_pictures
+from avssl.errors import UserError
+from avssl.lips.layouts import read_layout
+from avssl.lips.prepare import Settings, prepare_lips
+from avssl.lips.write import write_video
+
+Make = Callable[..., Any]
+
+
+def run(source: Path, target: Path, points: Path | None, **settings: Any) -> int:
+    """Prepare a folder or manifest in one process."""
+    return prepare_lips(
+        read_layout(source, "manifest", longest=24.0),
+        target,
+        Settings(landmarks=str(points or ""), **settings),
+        workers=1,
+        limit=60,
+    )
+
+
+def crops(target: Path, clip: Clip) -> np.ndarray:
+    """All pictures of a prepared clip [T, 96, 96, 3]."""
+    assert clip.frames
+    return read_pictures(target / clip.path, clip, np.arange(clip.frames) / 25)
+
+
+def skipped(target: Path) -> dict[str, str]:
+    """Reasons by path."""
+    with open(target / "skipped.csv", newline="") as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def source(
+    tmp_path_factory: pytest.TempPathFactory, write_talk: Make, write_points: Make, pose: Make
+) -> Path:
+    """Talks of all kinds in `talks`, with the true landmarks in `points`."""
+    folder = tmp_path_factory.mktemp("lips")
+    nodding = [
+        [
+            pose(
+                x=150 + 10 * np.sin(k / 4),
+                y=120 + k / 2,
+                scale=0.7 + k / 200,
+                turn=20 * np.sin(k / 8),
+            )
+        ]
+        for k in range(30)
+    ]
+    still = [[pose()]]
+    talks = {
+        "nodding.mp4": {"poses": nodding},
+        "fast.mp4": {"poses": still * 36, "rate": 30},
+        "old.mpg": {"poses": still * 30, "codec": "mpeg1video"},
+        "silent.mp4": {"poses": still * 10, "sound": False},
+        "leaving.mp4": {"poses": still * 12 + [[]] * 18},
+        "winking.mp4": {"poses": still * 12 + [[]] * 4 + still * 4},
+        "broken.mp4": {"poses": still * 30},
+        "unknown.mp4": {"poses": still * 5, "sound": False},
+    }
+    for name, settings in talks.items():
+        write_talk(folder / "talks" / name, **settings)
+        write_points(folder / "points" / name.replace(name[-4:], ".npy"), settings["poses"])
+    whole = folder / "talks" / "broken.mp4"
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (folder / "points" / "unknown.npy").unlink()
+    clips = [
+        Clip(path=name, text=f"text of {name}", label="x", split="train", extra={"speaker": "s1"})
+        for name in talks
+    ]
+    Manifest(folder / "talks", clips).write(folder / "talks" / "manifest.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(source: Path) -> Path:
+    """The folder of crops."""
+    assert run(source / "talks", source / "crops", source / "points") == 0
+    return source / "crops"
+
+
+@pytest.fixture
+def clips(prepared: Path) -> dict[str, Clip]:
+    """Rows of the folder of crops by path."""
+    return {clip.path: clip for clip in Manifest.read(prepared / "manifest.csv").clips}
+
+
+def test_the_manifest_is_ready_for_training(clips: dict[str, Clip]) -> None:
+    assert set(clips) == {f"{name}.mp4" for name in "nodding fast old silent winking".split()}
+    for path, clip in clips.items():
+        assert (clip.width, clip.height, clip.fps, clip.has_video) == (96, 96, 25, True)
+        assert clip.has_audio == (path != "silent.mp4")
+        assert clip.text.startswith(f"text of {path[:-4]}")
+        assert (clip.label, clip.split, clip.extra) == ("x", "train", {"speaker": "s1"})
+    assert clips["fast.mp4"].frames == 30  # 36 pictures at 30 a second
+    assert clips["old.mp4"].frames == 30
+
+
+def test_every_skipped_clip_has_its_reason(prepared: Path, clips: dict[str, Clip]) -> None:
+    reasons = skipped(prepared)
+    assert set(reasons) == {"leaving.mp4", "broken.mp4", "unknown.mp4"}
+    assert "missing in pictures 12 to 29 of 30" in reasons["leaving.mp4"]
+    assert "damaged" in reasons["broken.mp4"]
+    assert "unknown.npy" in reasons["unknown.mp4"]
+
+
+def test_crops_of_a_moving_head_stand_still(prepared: Path, clips: dict[str, Clip]) -> None:
+    shown = crops(prepared, clips["nodding.mp4"]).astype(float)[4:-4]
+    assert np.abs(shown - shown.mean(0)).mean() < 4  # grey levels; the head turns by 20 degrees
+    red = shown[..., 0] - shown[..., 1:].mean(-1)
+    lips = red > 85  # nothing else is as red
+    rows, columns = (np.nonzero(lips.any(0))[k] for k in (0, 1))
+    assert rows.mean() == pytest.approx(47.5, abs=2.5)
+    assert columns.mean() == pytest.approx(47.5, abs=2.5)
+    assert np.ptp(columns) == pytest.approx(48, abs=5)
+
+
+def test_sound_has_640_samples_for_each_picture(prepared: Path, clips: dict[str, Clip]) -> None:
+    for clip in clips.values():
+        if clip.has_audio:
+            sound, rate = soundfile.read(prepared / clip.wav)
+            assert (len(sound), rate) == ((clip.frames or 0) * 640, 16000)
+
+
+def test_crops_are_kept_without_loss(tmp_path: Path) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (6, 96, 96, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.mp4", crops, quality=0)
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        stored = [frame.to_ndarray() for frame in file.decode(video=0)]
+    assert len(stored) == 6
+    for one, crop in zip(stored, crops, strict=True):
+        frame = av.VideoFrame.from_ndarray(crop, format="rgb24")
+        assert np.array_equal(one, frame.reformat(format="yuv420p").to_ndarray())
+    write_video(tmp_path / "b.mp4", crops, quality=30)
+    assert (tmp_path / "b.mp4").stat().st_size < (tmp_path / "a.mp4").stat().st_size / 2
+
+
+def test_a_second_call_makes_nothing_again(
+    source: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in prepared.rglob("*.mp4")}
+    manifest = (prepared / "manifest.csv").read_text()
+    assert run(source / "talks", prepared, source / "points") == 0
+    assert {file: file.stat().st_mtime_ns for file in prepared.rglob("*.mp4")} == before
+    assert (prepared / "manifest.csv").read_text() == manifest
+    said = capsys.readouterr().out
+    assert "8 of 8 files are prepared already" in said
+    assert "5 clips prepared" in said and "1 without sound), 3 skipped" in said
+    (prepared / "silent.mp4").unlink()
+    assert run(source / "talks", prepared, source / "points") == 0
+    assert (prepared / "silent.mp4").is_file()
+
+
+def test_other_settings_need_another_folder(source: Path, prepared: Path) -> None:
+    with pytest.raises(UserError, match="name another folder"):
+        run(source / "talks", prepared, source / "points", quality=18)
+    with pytest.raises(UserError, match="folder of the clips themselves"):
+        run(source / "talks", source / "talks", source / "points")
+
+
+def test_long_clips_without_text_are_cut_evenly(source: Path, tmp_path: Path) -> None:
+    talks = source / "talks"
+    clips = [Clip(path="nodding.mp4", split="train"), Clip(path="fast.mp4", text="a", split="val")]
+    Manifest(talks, clips).write(talks / "some.csv")
+    assert run(talks / "some.csv", tmp_path / "crops", source / "points", longest=0.5) == 0
+    found = Manifest.read(tmp_path / "crops" / "manifest.csv").clips
+    assert [clip.path for clip in found] == [f"nodding@00{k}.mp4" for k in range(3)] + ["fast.mp4"]
+    assert [clip.frames for clip in found] == [10, 10, 10, 30]
+    assert found[1].extra == {"source_start": "0.4", "source_end": "0.8"}
+
+
+def test_stretches_of_one_file_become_clips(source: Path, tmp_path: Path) -> None:
+    talks = source / "talks"
+    clips = [
+        Clip(path="nodding.mp4", start=0.2, end=0.6, text="a", split="train"),
+        Clip(path="nodding.mp4", start=0.6, end=9.0, text="b", split="train"),
+        Clip(path="nodding.mp4", start=5.0, end=9.0, text="c", split="train"),
+    ]
+    Manifest(talks, clips).write(talks / "parts.csv")
+    assert run(talks / "parts.csv", tmp_path / "crops", source / "points") == 0
+    found = Manifest.read(tmp_path / "crops" / "manifest.csv").clips
+    assert [(clip.text, clip.frames, clip.start) for clip in found] == [
+        ("a", 10, None),
+        ("b", 15, None),
+    ]
+    assert "the picture ends at 1.2 s" in skipped(tmp_path / "crops")["nodding.mp4"]
+
+
+def test_nothing_prepared_is_told_by_the_exit_code(source: Path, tmp_path: Path) -> None:
+    talks = source / "talks"
+    Manifest(talks, [Clip(path="broken.mp4", split="train")]).write(talks / "bad.csv")
+    assert run(talks / "bad.csv", tmp_path / "crops", source / "points") == 1
+    assert not (tmp_path / "crops" / "manifest.csv").exists()
