@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from avssl.graph.graph import Graph
@@ -34,6 +35,20 @@ LENGTHS = (12, 9, 12, 5)
 def tiny(**args: Any) -> Graph:
     """The graph in training mode."""
     return Graph.from_file(GRAPH, args={**TINY, **STILL, **args}).train()
+
+
+def without_predictors(**args: Any) -> Graph:
+    """The same, but for students whose own tokens are to equal the targets."""
+    structure = yaml.safe_load(GRAPH.read_text())
+    for loss, tokens in {"l_va": "v.tokens", "l_aa": "a.tokens", "l_av": "a.tokens"}.items():
+        structure["losses"][loss]["in"]["prediction"] = tokens
+    del structure["losses"]["l_vv"]
+    structure["nodes"] = {k: v for k, v in structure["nodes"].items() if "_to_" not in v["call"]}
+    structure["modules"] = {k: v for k, v in structure["modules"].items() if "_to_" not in k}
+    for module in structure["modules"].values():
+        if module.get("type") == "graph":
+            module["file"] = str(CONFIGS / module["file"])
+    return Graph.from_dict(structure, args={**TINY, **STILL, **args}).train()
 
 
 def indices(lengths: Sequence[int], time: int) -> Tensor:

@@ -11,8 +11,18 @@ from avssl.graph.graph import Graph
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.source import Problems
+from avssl.train.experiment import load_experiment
 from avssl.train.teachers import update_teachers
-from tests.recipes.raven import GRAPH, LENGTHS, batch, indices, rows, tiny
+from tests.recipes.raven import (
+    CONFIGS,
+    GRAPH,
+    LENGTHS,
+    batch,
+    indices,
+    rows,
+    tiny,
+    without_predictors,
+)
 
 BASE_PLUS = {"width": 768, "heads": 12, "hidden": 3072}
 LARGE = {"width": 1024, "depth": 24, "heads": 16, "hidden": 4096}
@@ -59,8 +69,31 @@ def test_sizes_are_those_of_the_paper(
         assert count(graph.get_submodule("audio")) // 1000 == 45_111
 
 
+@pytest.mark.parametrize(
+    ("name", "lr", "warmup", "budget", "width", "drop_path"),
+    [
+        ("raven_base_lrs3", 3e-3, 40, 32 * 2400, 512, 0.0),
+        ("raven_base_vox2", 3e-3, 20, 32 * 2400, 512, 0.0),
+        ("raven_large_vox2", 2e-3, 30, 128 * 900, 1024, 0.1),
+    ],
+)
+def test_configurations_have_the_numbers_of_the_paper(
+    name: str, lr: float, warmup: float, budget: int, width: int, drop_path: float
+) -> None:
+    experiment = load_experiment(CONFIGS / "paper" / f"{name}.yaml", shapes=False)
+    config, train = experiment.config, experiment.config.train
+    assert config.data.lengths is not None and config.data.lengths.budget == budget
+    assert (train.lr, train.warmup, train.min_lr) == (lr, warmup, 1e-5)
+    assert (train.weight_decay, train.decayed, train.betas) == (0.04, "all", [0.9, 0.999])
+    assert (train.clip, train.precision) == (3.0, "fp32")
+    (instance,) = experiment.instances
+    arguments = instance.spec.arguments
+    assert (arguments["width"], arguments["drop_path"]) == (width, drop_path)
+    assert config.stages["pretrain"].epochs == 150
+
+
 def test_both_towers_give_a_vector_per_frame() -> None:
-    graph = paper_size()
+    graph = paper_size(depth=1)
     for time in (1, 2, 7, 50):
         video = torch.empty(2, 1, time, 88, 88, device="meta")
         audio = torch.empty(2, time, 640, device="meta")
@@ -229,6 +262,23 @@ def test_recomputed_activations_give_the_same_step() -> None:
         )
     for plain, recomputed in zip(*found, strict=True):
         torch.testing.assert_close(recomputed, plain)
+
+
+@pytest.mark.long
+def test_without_predictors_targets_collapse_faster() -> None:
+    found = []
+    for graph in (tiny(depth=1, momentum=0.9), without_predictors(depth=1, momentum=0.9)):
+        trained = [parameter for parameter in graph.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, 3e-3)
+        for step in range(30):
+            torch.manual_seed(step)
+            total(graph, batch((8, 8, 8, 8), image=8, seed=step % 4)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            update_teachers(graph, 0.0)
+        found.append(graph(batch((8, 8, 8, 8), image=8), ["cv.std", "ca.std"]))
+    assert found[1]["cv.std"] < 0.7 * found[0]["cv.std"]
+    assert found[1]["ca.std"] < 0.7 * found[0]["ca.std"]
 
 
 @pytest.mark.long
