@@ -22,6 +22,7 @@ from avssl.encoders.windows import scan_file
 from avssl.errors import UserError
 
 _CROPS = 160  # pixels: square pictures up to this size are mouth crops already
+_LONGEST = 1200.0  # s: crops of a clip are held in memory, 0.7 MB of each second
 _CROP_RATE = 25  # per second, of crops made of a face
 
 
@@ -69,7 +70,13 @@ def read_clip(path: Path, data: DataConfig, *, row: Clip | None = None) -> Speec
 
 
 def _read(path: Path, data: DataConfig, row: Clip) -> SpeechClip:
-    frames = frame_count(extent(row, video=data.needs_video)[1], data)
+    seconds = extent(row, video=data.needs_video)[1]
+    if seconds > _LONGEST:
+        raise UserError(
+            f"{path} lasts {seconds / 60:.0f} minutes, and at most {_LONGEST / 60:.0f} are read: "
+            "cut it into parts"
+        )
+    frames = frame_count(seconds, data)
     inputs: dict[str, np.ndarray] = {}
     mouths: np.ndarray | None = None
     for name, recipe in data.inputs.items():
@@ -97,9 +104,9 @@ def _mouths(path: Path, row: Clip, recipe: LipsConfig, frames: int) -> np.ndarra
     if row.width == row.height and (row.width or 0) <= _CROPS:
         times = np.arange(frames) / recipe.rate
         return read_pictures(path, row, times, short_side=recipe.stored)
-    from avssl.lips import mouth_crops
+    from avssl.lips.crops import cropped
 
-    crops = mouth_crops(path)  # [T, 96, 96, 3]
+    crops = cropped(path, row).crops  # [T, 96, 96, 3]
     count = round(len(crops) / _CROP_RATE * recipe.rate)
     shown = np.arange(count) * _CROP_RATE // recipe.rate  # [T]
     sized = scaled(torch.from_numpy(crops[shown]), recipe.stored)  # [T, 3, stored, stored]

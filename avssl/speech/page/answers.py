@@ -42,10 +42,10 @@ class LipPage:
 
     def __init__(self, readers: Readers, *, limits: Limits | None = None) -> None:
         self.readers, self.limits = readers, limits or Limits()
-        models = {str(readers.folder(kind)): readers.reader(kind) for kind in readers.kinds}
+        models = {readers.folder(kind): readers.reader(kind) for kind in readers.kinds}
         self.title = "; ".join(
-            f"{name} reads {_READS[reader.kind]} ({described(reader.settings)})"
-            for name, reader in models.items()
+            f"{folder.name} reads {_READS[reader.kind]} ({described(reader.settings)})"
+            for folder, reader in models.items()
         )
         self._model = threading.Lock()
 
@@ -97,6 +97,7 @@ class LipPage:
             "took": time.perf_counter() - begin,
             "mouths": _mouths(talk),
             "spectrogram": _data_url(talk.spectrogram, "image/png") if talk.spectrogram else "",
+            "preview": base64.b64encode(talk.preview).decode(),
         }
 
 

@@ -50,7 +50,7 @@ async function show(answer, file) {
   part("result").hidden = false;
   part("status").textContent = `${answer.seconds.toFixed(1)} s read in ${answer.took.toFixed(2)} s`;
   part("told").textContent = `${answer.name}: confidence ${percent(answer.confidence)}; ${answer.search}`;
-  showMedia(file, Boolean(answer.mouths));
+  showMedia(file, answer);
   part("mouth").hidden = !answer.mouths;
   part("text").replaceChildren(...answer.words.flatMap((word) => [wordButton(word), " "]));
   if (!answer.words.length) part("text").append(nothing());
@@ -64,15 +64,21 @@ async function show(answer, file) {
   at(part("media").hidden ? 0 : part("media").currentTime);
 }
 
-function showMedia(file, pictures) {
+function showMedia(file, { mouths, preview }) {
   const media = part("media");
-  media.classList.toggle("sound", !pictures && !media.videoWidth);
+  media.classList.toggle("sound", !mouths && !media.videoWidth);
   if (state.shown === file) return; // another kind of reading does not load it again
   if (media.src.startsWith("blob:")) URL.revokeObjectURL(media.src);
   state.shown = file;
   media.hidden = false;
   part("silent").hidden = true;
-  media.src = URL.createObjectURL(file);
+  media.src = URL.createObjectURL(preview ? unpacked(preview) : file);
+}
+
+/* a copy of what browsers do not play */
+function unpacked(preview) {
+  const bytes = Uint8Array.from(atob(preview), (letter) => letter.charCodeAt(0));
+  return new Blob([bytes], { type: "video/mp4" });
 }
 
 function wordButton(word) {

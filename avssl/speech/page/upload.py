@@ -15,6 +15,7 @@ from avssl.data.usable import extent
 from avssl.errors import UserError
 from avssl.page.helper import Helper
 from avssl.page.pictures import jpeg
+from avssl.page.preview import plays, write_preview
 from avssl.page.stretch import Stretch
 from avssl.page.uploads import probe_upload
 from avssl.speech.clip import SpeechClip, read_clip
@@ -30,6 +31,7 @@ class Talk:
     clip: SpeechClip
     sheet: bytes = b""  # JPEG of all mouth crops, where lips are read
     spectrogram: bytes = b""  # PNG, where there is sound
+    preview: bytes = b""  # MP4, where browsers do not play the file itself
 
 
 def read_talk(path: Path, data: DataConfig, *, longest: float) -> Talk:
@@ -60,7 +62,14 @@ def _read(path: Path, data: DataConfig, longest: float) -> Talk:
     start, seconds = extent(row, video=data.needs_video)
     file = Manifest(path.parent, [row]).sound_file(row)
     stretch = Stretch(path, file, row, start, start + seconds)
-    return Talk(clip, sheet, stretch.spectrogram() if row.has_audio else b"")
+    spectrogram = stretch.spectrogram() if row.has_audio else b""
+    return Talk(clip, sheet, spectrogram, b"" if plays(stretch) else _preview(stretch))
+
+
+def _preview(stretch: Stretch) -> bytes:
+    target = stretch.file.with_name("preview.mp4")
+    write_preview(stretch, target)
+    return target.read_bytes()
 
 
 def _sheet(crops: np.ndarray) -> np.ndarray:
