@@ -7,6 +7,7 @@ are those of all real frames of the batch: the one way in which clips of a batch
 Letters: B batch, T frames, V real frames, S side of a picture, C channels of the first layer.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -95,8 +96,9 @@ class WaveStem(nn.Module):
         around = wave.unfold(1, samples + 2 * edge, samples)  # [B, T, 716]
         packed = take_frames(around, frames).unsqueeze(1)  # [V, 1, 716]
         out = F.conv1d(packed, self.conv.weight, stride=self.conv.stride)  # [V, C, 160]
-        out = self.trunk(F.silu(self.bn(out)), follows(frames, packed, time))  # [V, 8 C, 20]
-        return put_frames(out.mean(2), frames, batch, time)
+        out = out.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # [V, C, 1, 160]
+        out = self.trunk(F.silu(self.bn(out)), follows(frames, packed, time))  # [V, 8 C, 1, 20]
+        return put_frames(out.mean((2, 3)), frames, batch, time)
 
 
 def _clean(x: Tensor, frames: Tensor | None) -> Tensor:

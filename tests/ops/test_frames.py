@@ -28,8 +28,8 @@ def test_a_convolution_over_packed_frames_is_one_over_each_clip() -> None:
     conv = torch.nn.Conv1d(2, 3, 3, 2, padding=1)
     conv.bias = None
     x = torch.randn(4, TIME, 2, 6)  # [B, T, C, L]
-    packed = take_frames(x, FRAMES)
-    found = convolve(conv, packed, follows(FRAMES, packed, TIME))  # [V, 3, 3]
+    packed = take_frames(x, FRAMES).unsqueeze(2)  # [V, C, 1, L]
+    found = convolve(conv, packed, follows(FRAMES, packed, TIME)).squeeze(2)  # [V, 3, 3]
     clips = [
         conv(clip[:length].transpose(0, 1).flatten(1)[None])[0].unflatten(1, (length, 3))
         for clip, length in zip(x, LENGTHS, strict=True)
