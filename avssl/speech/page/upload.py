@@ -3,6 +3,7 @@
 Letters: T frames, H W height and width.
 """
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +68,10 @@ def _read(path: Path, data: DataConfig, longest: float) -> Talk:
 
 
 def _preview(stretch: Stretch) -> bytes:
-    target = stretch.file.with_name("preview.mp4")
-    write_preview(stretch, target)
-    return target.read_bytes()
+    with tempfile.TemporaryDirectory(prefix="avssl-preview-") as folder:
+        target = Path(folder) / "preview.mp4"
+        write_preview(stretch, target)
+        return target.read_bytes()
 
 
 def _sheet(crops: np.ndarray) -> np.ndarray:
