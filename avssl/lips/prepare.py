@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from avssl.lips.sheet import contact_sheet, points_file
 from avssl.lips.write import sound_row, write_sound, write_video
 from avssl.optional import need
 
-_SHOWN = 10  # skipped clips that are printed; all are in skipped.csv
+_SHOWN = 10  # skipped clips that are printed one by one; of more the kinds of reasons
 
 
 @dataclass(frozen=True)
@@ -83,20 +84,10 @@ def prepare_lips(
     jobs = _jobs(manifest, target)
     record = Record(target, manifest.root)
     pieces = {job.name: known for job in jobs if (known := record.get(job.rows, retry=retry))}
-    todo = [job for job in jobs if job.name not in pieces]
     if pieces:
         print(f"{len(pieces)} of {len(jobs)} files are prepared already")
-    progress, faults = ProgressLine("prepared"), 0
-    results = guarded_map(functools.partial(_prepare, settings), todo, workers=workers, limit=limit)
-    for done, (position, result) in enumerate(results, 1):
-        job = todo[position]
-        if isinstance(result, Failure):
-            result = [Piece(row, None, None, reason=result.reason) for row in range(len(job.rows))]
-        else:  # a file that took too long or crashed its reader is tried again next time
-            record.put(job.rows, result)
-        pieces[job.name] = result
-        faults += any(piece.clip is None for piece in result)
-        progress(done, len(todo), faults)
+    todo = [job for job in jobs if job.name not in pieces]
+    pieces |= _prepared(todo, settings, record, workers=workers, limit=limit)
     found = [(job, piece) for job in jobs for piece in pieces[job.name]]
     made = [_row(job.rows[piece.row], piece) for job, piece in found if piece.clip is not None]
     if made:
@@ -122,6 +113,25 @@ def _jobs(manifest: Manifest, target: Path) -> list[_Job]:
         name = stem if stems[stem] == 1 else path
         jobs.append(_Job(os.fspath(manifest.root), os.fspath(target), tuple(rows), name))
     return jobs
+
+
+def _prepared(
+    jobs: list[_Job], settings: Settings, record: Record, *, workers: int, limit: float
+) -> dict[str, list[Piece]]:
+    """What came of each file, by name; kept in the record as it gets ready."""
+    pieces: dict[str, list[Piece]] = {}
+    progress, faults = ProgressLine("prepared"), 0
+    results = guarded_map(functools.partial(_prepare, settings), jobs, workers=workers, limit=limit)
+    for done, (position, result) in enumerate(results, 1):
+        job = jobs[position]
+        if isinstance(result, Failure):
+            result = [Piece(row, None, None, reason=result.reason) for row in range(len(job.rows))]
+        else:  # a file that took too long or crashed its reader is tried again next time
+            record.put(job.rows, result)
+        pieces[job.name] = result
+        faults += any(piece.clip is None for piece in result)
+        progress(done, len(jobs), faults)
+    return pieces
 
 
 def _prepare(settings: Settings, job: _Job) -> list[Piece]:
@@ -223,10 +233,14 @@ def _write_skipped(path: Path, skipped: Sequence[tuple[Clip, Piece]]) -> None:
 
 
 def _summary(target: Path, made: list[Clip], skipped: list[tuple[Clip, Piece]]) -> None:
-    for clip, piece in skipped[:_SHOWN]:
-        print(f"{clip.path}: {piece.reason}")
-    if len(skipped) > _SHOWN:
-        print(f"... all {len(skipped)} with reasons: {target / 'skipped.csv'}")
+    if len(skipped) <= _SHOWN:
+        for clip, piece in skipped:
+            print(f"{clip.path}: {piece.reason}")
+    else:
+        kinds = Counter(re.sub(r"\d+(\.\d+)?", "N", piece.reason) for _, piece in skipped)
+        for kind, count in kinds.most_common(_SHOWN):
+            print(f"{count} clips: {kind}")
+        print(f"each with its reason: {target / 'skipped.csv'}")
     hours = sum(clip.frames or 0 for clip in made) / RATE / 3600
     silent = sum(not clip.has_audio for clip in made)
     splits = Counter(clip.split for clip in made)
