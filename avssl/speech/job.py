@@ -9,6 +9,7 @@ What it adds to a run folder::
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +101,8 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
         model = Path(config.run).expanduser() / UNITS
         _train_units(model, config.data, config.speech.pieces)
         name = next(n for n, item in config.data.inputs.items() if item is recipe)
-        given += [f"data.inputs.{name}.{key}" for key in ("units=sentencepiece", f"model={model}")]
+        where = json.dumps(str(model))  # in quotes, whatever its name holds
+        given += [f"data.inputs.{name}.{key}" for key in ("units=sentencepiece", f"model={where}")]
         experiment = load_experiment(path, given, shapes=False)
         recipe = text_recipe(experiment.config.data)
     units = open_units(recipe)
@@ -113,10 +115,14 @@ def finished_reader(job: Job) -> Reader:
     texts = transcripts_of(job.experiment.config.data, job.units)
     for sentence in write_reader(job.run, job.run / FOLDER, job.speech, job.units, texts):
         print(sentence, flush=True)
-    cuda = job.experiment.config.train.device != "cpu" and torch.cuda.is_available()
-    reader = Reader.load(job.run / FOLDER, "cuda" if cuda else "cpu")
     print(f"written: {job.run / FOLDER / READER}", flush=True)
-    return reader
+    return Reader.load(job.run / FOLDER, reading_device(job))
+
+
+def reading_device(job: Job) -> str:
+    """Where clips are read: where the training was."""
+    cuda = job.experiment.config.train.device != "cpu" and torch.cuda.is_available()
+    return "cuda" if cuda else "cpu"
 
 
 def reading_config(data: DataConfig, reading: DataConfig) -> DataConfig:

@@ -6,7 +6,9 @@ Round 2 begins from the same pre-trained weights as round 1. Its data is a manif
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +18,8 @@ from avssl.data.manifest import Clip, Manifest
 from avssl.data.source import open_source
 from avssl.data.usable import in_share
 from avssl.errors import UserError
-from avssl.speech.job import Job, finetune, finished_reader, prepare, reading_config
-from avssl.speech.reader import UNITS
+from avssl.speech.job import Job, finetune, prepare, reading_config, reading_device
+from avssl.speech.reader import FOLDER, UNITS, Reader
 from avssl.speech.transcripts import Task, Transcript, transcribe_clips
 
 ROUND = "-round2"
@@ -61,13 +63,21 @@ def second_round(
     Returns:
         As `finetune`.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "labelling runs in one process: start it without torchrun; the command for round 2, "
+            "which it prints, runs in as many as you like"
+        )
     code = finetune(path, overrides)
-    if code or int(os.environ.get("RANK", "0")):
+    if code:
         return code
     job = prepare(path, overrides)
     second = Path(f"{job.run}{ROUND}")
     manifest = pseudo_manifest(job, source, Path(f"{second}-data"), min_confidence)
-    again = [*job.overrides, f"run={second}", f"data.source={manifest}", "data.train_share=1.0"]
+    places = {"run": second, "data.source": manifest}
+    again = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
+    again = [*overrides, *again, "data.train_share=1.0"]
+    print(f"round 2: tools/finetune.py {shlex.join([str(path), *again])}", flush=True)
     if job.units.model is not None:
         second.mkdir(parents=True, exist_ok=True)
         (second / UNITS).write_bytes(job.units.model)  # those of round 1
@@ -80,11 +90,16 @@ def pseudo_manifest(job: Job, source: str, folder: Path, min_confidence: float) 
     Raises:
         UserError: the source cannot be opened, or no clip is kept.
     """
-    reader = finished_reader(job)
+    reader = Reader.load(job.run / FOLDER, reading_device(job))
     data = job.experiment.config.data
     labelled = open_source(data)
     unlabelled = open_source(replace(data, source=source))
     rows, held = _to_read(labelled, unlabelled, data)
+    if not rows:
+        raise UserError(
+            f"{source} has no clip to label: all {held} are labelled clips of the run, or held out "
+            "(val and test)"
+        )
     reading = reading_config(replace(data, source=source), reader.data)
     task = Task(f"labelling {source}", reader, reader.settings, unlabelled, rows, reading)
     found = transcribe_clips(task, folder / "transcripts.jsonl")

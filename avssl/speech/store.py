@@ -23,14 +23,15 @@ from avssl.speech.ngram import NgramLM
 from avssl.speech.reader import LM, READER, UNITS, WEIGHTS
 from avssl.speech.transformer_lm import train_transformer
 from avssl.speech.units import Units
-from avssl.train.checkpoint import read_state, write_tensors
+from avssl.train.checkpoint import MODEL, read_state, write_tensors
 from avssl.train.experiment import load_experiment
 
 
 def write_reader(
     run: Path, folder: Path, speech: SpeechConfig, units: Units, texts: Sequence[str]
 ) -> list[str]:
-    """Average the newest checkpoints of the last stage of a run, and write the reader.
+    """Average the newest checkpoints of the last stage of a run, and write the reader; weights that
+    are there already stay.
 
     Args:
         run: the run folder. folder: of the reader.
@@ -45,9 +46,10 @@ def write_reader(
     experiment = load_experiment(run / "config.yaml", shapes=False)
     instance = experiment.instances[-1]
     checkpoints, said = last_checkpoints(run / "checkpoints" / instance.name, speech.average)
-    steps = [read_state(path)[0].step for path in checkpoints]
-    fewer = f" ({speech.average} asked for)" if len(steps) < speech.average else ""
-    said.append(f"mean of {len(steps)} checkpoints{fewer}: steps {', '.join(map(str, steps))}")
+    sums = dict(map(_checksum, checkpoints))
+    fewer = f" ({speech.average} asked for)" if len(sums) < speech.average else ""
+    said.append(f"mean of {len(sums)} checkpoints{fewer}: steps {', '.join(sums)}")
+    origin = {"checkpoints": sums, "lm": asdict(speech.lm) if speech.lm is not None else None}
     folder.mkdir(parents=True, exist_ok=True)
     for file in instance.spec.files:
         place = folder / file.resolve().relative_to(run.resolve())
@@ -55,10 +57,14 @@ def write_reader(
         shutil.copyfile(file, place)
     if units.model is not None:
         (folder / UNITS).write_bytes(units.model)
-    weights = average(checkpoints)
-    write_tensors(weights, half_written(folder / WEIGHTS))
-    half_written(folder / WEIGHTS).replace(folder / WEIGHTS)
-    _write_lm(folder / LM, speech, units, texts)
+    earlier = _description(folder / READER)
+    digits = earlier.get("weights")
+    if digits is None or any(earlier.get(key) != value for key, value in origin.items()):
+        weights = average(checkpoints)
+        digits = fingerprint(weights)
+        write_tensors(weights, half_written(folder / WEIGHTS))
+        half_written(folder / WEIGHTS).replace(folder / WEIGHTS)
+        _write_lm(folder / LM, speech, units, texts)
     data = experiment.config.data
     inputs = {name: asdict(recipe) for name, recipe in data.inputs.items()}
     for recipe in inputs.values():
@@ -72,14 +78,27 @@ def write_reader(
         "decode": asdict(speech.decode),
         "description": {
             "stage": instance.name,
-            "steps": steps,
             "seed": experiment.config.seed,
-            "weights": fingerprint(weights),
-            "lm": asdict(speech.lm) if speech.lm is not None else None,
+            **origin,
+            "weights": digits,
         },
     }
     write_whole(folder / READER, yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
     return said
+
+
+def _checksum(checkpoint: Path) -> tuple[str, str]:
+    """Step of a checkpoint, and 16 digits of the checksum of its weights."""
+    progress, files = read_state(checkpoint)
+    return str(progress.step), files[MODEL]["sha256"][:16]
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """What an earlier reader says of its weights; nothing where there is none, or a damaged one."""
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["description"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return {}
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:

@@ -1,0 +1,281 @@
+"""tools/finetune.py from an experiment file to error rates, and the reader that it leaves."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from avssl.data.dataset import ClipDataset
+from avssl.data.loader import make_eval_loader
+from avssl.data.source import open_source
+from avssl.errors import UserError
+from avssl.files import metrics_rows
+from avssl.graph.graph import Graph
+from avssl.speech import pseudo
+from avssl.speech.averaging import average
+from avssl.speech.decoding import Decoding
+from avssl.speech.job import finetune, prepare, reading_config
+from avssl.speech.pseudo import pseudo_manifest
+from avssl.speech.reader import Reader
+from avssl.train.loop import stage_seed
+from tests.speech.tones import (
+    CONFIGS,
+    TEXTS,
+    write_clips,
+    write_experiment,
+    write_manifest,
+    write_tones,
+)
+
+GREEDY = Decoding(method="greedy")
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment file whose run is finished."""
+    folder = tmp_path_factory.mktemp("finetune")
+    path = write_experiment(folder / "tones.yaml", write_clips(folder / "clips"))
+    assert finetune(path) == 0
+    return path
+
+
+@pytest.fixture
+def run(experiment: Path) -> Path:
+    return experiment.parent / "run"
+
+
+def batch_of(reader: Reader, experiment: Path, paths: Sequence[str]) -> dict:
+    """The clips of these names as one batch."""
+    data = prepare(experiment, []).experiment.config.data
+    data = reading_config(data, reader.data)
+    manifest = open_source(data)
+    clips = [clip for clip in manifest.clips if clip.path in paths]
+    dataset = ClipDataset(
+        replace(manifest, clips=clips), data, split=None, training=False, replace=False
+    )
+    (batch,) = make_eval_loader(dataset, data)
+    return batch
+
+
+def test_the_loss_falls_and_the_training_texts_are_read(experiment: Path, run: Path) -> None:
+    losses = [row["loss"] for row in metrics_rows(run / "metrics.jsonl") if row["stage"] == "all"]
+    assert losses[-1] < losses[0] / 10
+    reader = Reader.load(run)
+    batch = batch_of(reader, experiment, [f"{number}.wav" for number in range(len(TEXTS))])
+    for settings in (GREEDY, reader.settings):
+        found = reader.transcribe(batch, settings=settings)
+        texts = [reader.units.decode(item.units) for item in found]
+        assert sorted(texts) == sorted(TEXTS)
+        assert all(0 < item.confidence <= 1 for item in found)
+
+
+def test_results_name_clips_settings_and_mistakes(run: Path) -> None:
+    results = json.loads((run / "transcripts" / "results.json").read_text())
+    figures = results["splits"]["test"]
+    assert (figures["clips"], figures["words"], figures["wer"]) == (3, 4, 0)
+    assert figures["left_out"] == []
+    assert results["decode"]["beam"] == 3 and results["reads"] == "audio"
+    table = (run / "transcripts" / "results.md").read_text()
+    assert "beam 3, CTC weight 0.3" in table and "| test | 3 | 0.0 |" in table
+    with open(run / "transcripts" / "test.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["path"]: row["hypothesis"] for row in rows} == {
+        f"test{number}.wav": text for number, text in enumerate(TEXTS[:3])
+    }
+    assert all(row["reference"] == row["hypothesis"] for row in rows)
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_then_moves_on_from_there(
+    experiment: Path, run: Path
+) -> None:
+    (first, _) = prepare(experiment, []).experiment.instances
+    start = Graph.from_spec(first.spec, seed=stage_seed(0, "frozen")).state_dict()
+    frozen = load_file(run / "checkpoints" / "frozen" / "step-000004" / "model.safetensors")
+    last = load_file(run / "checkpoints" / "all" / "step-000050" / "model.safetensors")
+    own = [name for name in start if name.startswith("audio.")]
+    assert own and all(torch.equal(frozen[name], start[name]) for name in own)
+    assert not torch.equal(frozen["head.ctc.proj.weight"], start["head.ctc.proj.weight"])
+    assert not torch.equal(last["audio.embed.proj.weight"], start["audio.embed.proj.weight"])
+    losses = {row["stage"]: row["loss"] for row in metrics_rows(run / "metrics.jsonl")[:5]}
+    assert losses["all"] < 1.5 * losses["frozen"]  # it begins where the stage before ended
+
+
+def test_the_reader_is_the_mean_of_the_last_checkpoints(run: Path) -> None:
+    steps = [
+        load_file(run / "checkpoints" / "all" / f"step-{step:06d}" / "model.safetensors")
+        for step in (40, 50)
+    ]
+    for name, found in load_file(run / "reader" / "model.safetensors").items():
+        pair = [weights[name] for weights in steps]
+        wanted = (pair[0].double() + pair[1].double()) / 2 if found.is_floating_point() else pair[1]
+        assert torch.equal(found, wanted.to(found.dtype)), name
+
+
+def test_averages_are_exact(tmp_path: Path) -> None:
+    values = [1.0, 2.0**-24, 2.0**-24, 0.5]  # in single precision the sum would lose the small ones
+    for number, value in enumerate(values):
+        (tmp_path / str(number)).mkdir()
+        tensors = {"x": torch.tensor([value]), "count": torch.tensor(number)}
+        save_file(tensors, tmp_path / str(number) / "model.safetensors")
+    found = average([tmp_path / str(number) for number in range(4)])
+    assert found["x"].item() == torch.tensor(sum(values) / 4).item() and found["count"] == 3
+
+
+def test_a_reader_is_whole_in_its_folder(experiment: Path, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "reader", tmp_path / "elsewhere")
+    moved, reader = Reader.load(tmp_path / "elsewhere"), Reader.load(run)
+    batch = batch_of(reader, experiment, ["0.wav", "3.wav"])
+    assert moved.transcribe(batch) == reader.transcribe(batch)
+    for file in (run / "reader").rglob("*.yaml"):
+        text = file.read_text()
+        assert str(run.parent) not in text and str(CONFIGS) not in text
+    args = yaml.safe_load((run / "reader" / "reader.yaml").read_text())["args"]
+    assert args["init"] is None and args["head_init"] is None and args["width"] == 32
+
+
+def test_a_clip_reads_the_same_alone_and_in_a_batch(experiment: Path, run: Path) -> None:
+    reader = Reader.load(run)
+    names = ["6.wav", "0.wav", "7.wav"]  # 2, 2 and 3 letters
+    together = batch_of(reader, experiment, names)
+    memory, lengths = reader.encode(together)
+    assert lengths.tolist() == [10, 10, 13] and memory.shape == (3, 13, 32)
+    log_probs = reader.ctc(memory)
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(3, 13))
+    for name in names:
+        alone = batch_of(reader, experiment, [name])
+        row = together["clip"].tolist().index(sorted(names).index(name))
+        own, length = reader.encode(alone)
+        torch.testing.assert_close(own[0], memory[row, : length[0]], atol=1e-5, rtol=1e-4)
+
+
+def test_the_decoder_continues_texts_in_any_order_as_from_the_start(
+    experiment: Path, run: Path
+) -> None:
+    reader = Reader.load(run)
+    memory, lengths = reader.encode(batch_of(reader, experiment, ["0.wav", "7.wav"]))
+    end, steady = reader.units.end, reader.scorer(memory, lengths)
+    steady(torch.tensor([[end], [end]]), torch.tensor([0, 1]))
+    steady(torch.tensor([[end, 1], [end, 2], [end, 1]]), torch.tensor([0, 0, 1]))
+    prefixes = torch.tensor([[end, 1, 2], [end, 2, 2], [end, 1, 1], [end, 1, 3]])
+    clips = torch.tensor([1, 0, 0, 1])
+    found = steady(prefixes, clips)
+    torch.testing.assert_close(found, reader.scorer(memory, lengths)(prefixes, clips))
+    torch.testing.assert_close(found.exp().sum(-1), torch.ones(4))
+    jump = torch.tensor([[end, 2, 1, 1, 1]])  # continues none of them
+    fresh = reader.scorer(memory, lengths)(jump, clips[:1])
+    torch.testing.assert_close(steady(jump, clips[:1]), fresh)
+
+
+def test_the_same_command_does_nothing_twice(
+    experiment: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [run / "reader" / "model.safetensors", run / "metrics.jsonl"]
+    before = [file.stat().st_mtime_ns for file in files]
+    monkeypatch.setattr(Reader, "transcribe", None)  # nothing is read anew
+    assert finetune(experiment) == 0
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_another_search_reads_anew_with_the_same_weights(experiment: Path, run: Path) -> None:
+    copy = shutil.copytree(run, run.parent / "greedy")
+    assert finetune(experiment, [f"run={copy}", "speech.decode.method=greedy"]) == 0
+    results = json.loads((copy / "transcripts" / "results.json").read_text())
+    assert results["decode"]["method"] == "greedy"
+    assert Reader.load(copy).settings == Decoding("greedy", beam=3, ctc_weight=0.3)
+
+
+def test_pseudo_labels_come_from_the_reader_alone(experiment: Path, tmp_path: Path) -> None:
+    texts = ["abab", "b", "a a"]
+    for number, text in enumerate(texts):
+        write_tones(tmp_path / f"u{number}.wav", text)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF" + bytes(100))
+    write_tones(tmp_path / "held.wav", "ab")
+    names = [*(f"u{number}.wav" for number in range(3)), "broken.wav"]
+    rows = [{"path": name, "text": "a wrong label", "split": "train"} for name in names]
+    source = write_manifest(tmp_path, [*rows, {"path": "held.wav", "text": "ab", "split": "test"}])
+    job = prepare(experiment, [])
+    path = pseudo_manifest(job, str(source), tmp_path / "round2", 0.2)
+    with open(path, newline="") as file:
+        found = list(csv.DictReader(file))
+    assert not any("wrong" in row["text"] for row in found)
+    own = [row for row in found if row["path"].startswith("pseudo/")]
+    assert {Path(row["path"]).name for row in own} <= {"u0.wav", "u1.wav", "u2.wav"}
+    assert own and all(float(row["confidence"]) >= 0.2 and row["split"] == "train" for row in own)
+    labelled = [row for row in found if row["path"].startswith("labelled/")]
+    assert [row["text"] for row in labelled if row["split"] == "train"] == [
+        t.upper() for t in TEXTS
+    ]
+    assert len(labelled) == len(TEXTS) + 3 and not any(row["confidence"] for row in labelled)
+    assert all((path.parent / row["path"]).is_file() for row in found)
+    with pytest.raises(UserError, match=r"no clip of .* is kept at a confidence of 1"):
+        pseudo_manifest(job, str(source), tmp_path / "round2", 1.0)
+    with pytest.raises(UserError, match="no clip to label: all 11"):
+        pseudo_manifest(job, job.experiment.config.data.source, tmp_path / "again", 0.0)
+
+
+def test_round_two_trains_on_both_from_the_same_start(
+    experiment: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tones(tmp_path / "u0.wav", "abab")
+    calls: list[list[str]] = []
+    monkeypatch.setattr(pseudo, "finetune", lambda path, given: calls.append(list(given)) or 0)
+    assert pseudo.second_round(experiment, [], source=str(tmp_path), min_confidence=0.0) == 0
+    before, given = calls
+    job, first = prepare(experiment, given), prepare(experiment, before)
+    assert job.run == Path(f"{run}-round2")
+    changed = replace(job.experiment.config, run=first.experiment.config.run)
+    assert replace(changed, data=first.experiment.config.data) == first.experiment.config
+    clips = open_source(job.experiment.config.data).clips
+    assert sum(clip.split == "train" for clip in clips) == len(TEXTS) + 1
+    assert sum(clip.split == "test" for clip in clips) == 3
+
+
+MISTAKES = [
+    (["args.units=9"], "set args.units=5"),
+    (["train.keep=1"], "set train.keep=2"),
+    (["speech=null"], "no section 'speech'"),
+    (["speech.splits=[dev]"], "splits must be some of train, val, test"),
+    (["speech.average=0"], "average must be at least 1"),
+    (["speech.decode.beam=0"], "beam must be at least 1"),
+    (["speech.decode.lm_weight=0.3"], "no language model"),
+    (["speech.lm={type: unigram}"], "'unigram'"),
+    (["speech.pieces=500"], "cannot make 500 pieces"),
+    (["data.inputs.text.alphabet=abab"], "twice"),
+    (["data.source=nowhere"], "nowhere"),
+    (["stages.all.graph=nowhere.yaml"], "no graph file"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "said"), MISTAKES)
+def test_mistakes_are_sentences(
+    experiment: Path, tmp_path: Path, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(UserError, match=said.replace("(", r"\(")):
+        finetune(experiment, [f"run={tmp_path / 'run'}", *overrides])
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_tool_ends_with_2_and_a_sentence(experiment: Path) -> None:
+    tool = CONFIGS.parent / "tools" / "finetune.py"
+    given = [str(experiment), "--min-confidence", "0.5"]
+    done = subprocess.run([sys.executable, tool, *given], capture_output=True, text=True)
+    assert done.returncode == 2 and "--pseudo-label" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_folders_that_hold_no_reader_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no reader"):
+        Reader.load(tmp_path)
+    shutil.copytree(run / "reader", tmp_path / "reader")
+    (tmp_path / "reader" / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="cannot be read"):
+        Reader.load(tmp_path)
