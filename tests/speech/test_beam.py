@@ -211,6 +211,6 @@ def test_wrong_settings_are_named(wrong: dict[str, float]) -> None:
 def test_beam_10_is_far_faster_than_real_time() -> None:
     """Search alone, of 3 s clips; a length bonus keeps all hypotheses going to the end."""
     log_probs, lengths = random_ctc(4, 75, 60, seed=1), torch.full((4,), 75)
-    begin = time.perf_counter()
+    begin = time.process_time()
     beam_search(log_probs, lengths, toy_scorer(60, seed=1), settings=Decoding(length_bonus=1.0))
-    assert time.perf_counter() - begin < 12.0 / 2  # s of clips
+    assert time.process_time() - begin < 12.0 / 2  # s of clips

@@ -54,7 +54,7 @@ def test_longer_contexts_know_more() -> None:
 
 def small(texts: list[list[int]]) -> TransformerLM:
     size = LMSize(width=16, depth=1, heads=2, hidden=32, dropout=0.0)
-    return train_transformer(texts, units=5, size=size, epochs=60, batch=8, lr=1e-2)
+    return train_transformer(texts, units=5, size=size, epochs=25, batch=8, lr=2e-2)
 
 
 def test_a_transformer_learns_its_texts_and_never_says_blank() -> None:

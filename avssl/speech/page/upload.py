@@ -47,13 +47,13 @@ def read_talk(path: Path, data: DataConfig, *, longest: float) -> Talk:
     """
     helper = Helper(seconds=_LIMIT)  # of this upload alone: none reaches the next visitor's
     try:
-        return helper(_read, path, data, longest)
+        return helper(read_here, path, data, longest)
     finally:
         helper.close()
 
 
-def _read(path: Path, data: DataConfig, longest: float) -> Talk:
-    """In the helper process."""
+def read_here(path: Path, data: DataConfig, longest: float) -> Talk:
+    """The same in this process, at its own risk."""
     row = probe_upload(path, longest=longest)
     try:
         clip = read_clip(path, data, row=row)
@@ -68,7 +68,8 @@ def _read(path: Path, data: DataConfig, longest: float) -> Talk:
 
 
 def _preview(stretch: Stretch) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="avssl-preview-") as folder:
+    # beside the upload, whose folder goes even if this process is killed
+    with tempfile.TemporaryDirectory(dir=stretch.file.parent) as folder:
         target = Path(folder) / "preview.mp4"
         write_preview(stretch, target)
         return target.read_bytes()
