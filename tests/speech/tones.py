@@ -51,22 +51,14 @@ def write_experiment(path: Path, source: Path, **changes: Any) -> Path:
     """An experiment: the encoder as it is for 4 steps, then everything for 50."""
     off = dict.fromkeys(["dropout", "attention_dropout", "decoder_dropout", "smoothing"], 0.0)
     rest = {"units": 5, "mask_window": 0, "ctc": 0.5, "layer_scale": 1.0}
-    sizes = {"channels": 4, "features": 32, "width": 32, "depth": 1, "heads": 2, "hidden": 64}
+    sizes = {"channels": 8, "features": 64, "width": 32, "depth": 1, "heads": 2, "hidden": 64}
     decoder = {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "decoder_hidden": 64}
     graph = str(CONFIGS / "graphs" / "speech_audio.yaml")
     starts = {"init": "previous.audio", "head_init": "previous.head"}
     experiment = {
         "name": "tones",
         "run": str(path.parent / "run"),
-        "args": {
-            **off,
-            **sizes,
-            **decoder,
-            "units": 5,
-            "mask_window": 0,
-            "ctc": 0.5,
-            "layer_scale": 1.0,
-        },
+        "args": {**off, **sizes, **decoder, **rest},
         "data": {
             "source": str(source),
             "cache": str(path.parent / "cache"),
