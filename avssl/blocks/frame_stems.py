@@ -56,8 +56,7 @@ class LipStem(nn.Module):
         pictures = take_frames(around, frames).permute(0, 3, 1, 2)  # [V, 5, S, S], channels last
         out = F.conv2d(pictures, self.conv.weight[:, 0], stride=2, padding=3)  # [V, C, S/2, S/2]
         out = F.max_pool2d(F.silu(self.bn(out)), 3, 2, 1)  # [V, C, S/4, S/4]
-        out = self.trunk(out).mean((2, 3))  # [V, 8 C]
-        return put_frames(out, frames, batch, time)
+        return put_frames(self.trunk(out), frames, batch, time)  # [B, T, 8 C]
 
 
 @register("wave_stem")
@@ -97,8 +96,8 @@ class WaveStem(nn.Module):
         packed = take_frames(around, frames).unsqueeze(1)  # [V, 1, 716]
         out = F.conv1d(packed, self.conv.weight, stride=self.conv.stride)  # [V, C, 160]
         out = out.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # [V, C, 1, 160]
-        out = self.trunk(F.silu(self.bn(out)), follows(frames, packed, time))  # [V, 8 C, 1, 20]
-        return put_frames(out.mean((2, 3)), frames, batch, time)
+        out = self.trunk(F.silu(self.bn(out)), follows(frames, packed, time))  # [V, 8 C]
+        return put_frames(out, frames, batch, time)
 
 
 def _clean(x: Tensor, frames: Tensor | None) -> Tensor:

@@ -52,8 +52,8 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Four layers of two blocks with C, 2 C, 4 C and 8 C channels; all but the first halve H, W
-    or L."""
+    """Four layers of two blocks with C, 2 C, 4 C and 8 C channels, and the mean over places; all
+    layers but the first halve H and W, or L."""
 
     def __init__(self, kind: type[Conv], channels: int) -> None:
         super().__init__()
@@ -68,10 +68,11 @@ class ResNet18(nn.Module):
             yield from layer
 
     def forward(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
-        """x: [V, C, H, W], or [V, C, 1, L] with joined: bool [V]. Returns [V, 8 C, ...]."""
+        """x: [V, C, H, W], or [V, C, 1, L] with joined: bool [V]. Returns [V, 8 C]."""
         for block in self.blocks_in_order():
-            x = block(x, joined)
-        return x
+            x = block(x, joined)  # [V, 8 C, h, w] in the end
+        # with the channels at the end, so that the gradient comes back in this order, too
+        return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)  # [V, 8 C]
 
 
 def _layer(kind: type[Conv], inner: int, outer: int, stride: int) -> nn.ModuleList:
