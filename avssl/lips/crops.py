@@ -16,12 +16,11 @@ import numpy as np
 
 from avssl.data.container import MediaError
 from avssl.data.manifest import Clip
-from avssl.data.pictures import converted
 from avssl.data.probe import probe_clip
 from avssl.errors import UserError
 from avssl.lips.align import SIDE, placed
 from avssl.lips.detect import found_faces
-from avssl.lips.frames import RATE, regular_frames, stretch
+from avssl.lips.frames import RATE, fitted, regular_pictures, stretch
 from avssl.lips.mesh import Face, finder
 from avssl.lips.points import from_mesh, read_landmarks
 from avssl.lips.tracks import interpolated, refuse_gaps, speaking_face
@@ -158,12 +157,11 @@ def _given(file: Path, clip: Clip, *, gap: int) -> np.ndarray:
 
 def _chunks(path: Path, clip: Clip, scale: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Upright pictures [n, H, W, 3], made smaller by `scale`, and how much in x and y [2]."""
-    assert clip.width and clip.height
-    size = (max(1, round(clip.width * scale)), max(1, round(clip.height * scale)))
-    ratio = np.array([size[0] / clip.width, size[1] / clip.height])
+    size = fitted(clip, scale)
+    ratio = np.array(size) / fitted(clip, 1.0)
     waiting: list[np.ndarray] = []
-    for frame in regular_frames(path, clip):
-        waiting.append(converted(frame, size=size, rotation=clip.rotation))
+    for picture in regular_pictures(path, clip, size=size):
+        waiting.append(picture)
         if len(waiting) * waiting[0].nbytes >= _AT_ONCE:
             yield np.stack(waiting), ratio
             waiting = []

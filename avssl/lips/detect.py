@@ -9,18 +9,13 @@ Letters: H W height and width in pixels.
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from avssl.data.container import MediaError
 from avssl.data.manifest import Clip
-from avssl.data.pictures import converted
-from avssl.lips.frames import regular_frames
+from avssl.lips.frames import fitted, regular_pictures
 from avssl.lips.mesh import TILE, Face, distinct, finder
-
-if TYPE_CHECKING:
-    import av
 
 _LEVELS = 3
 _EVERY = 10  # frames: of these one is looked at to choose the level
@@ -38,8 +33,8 @@ def found_faces(path: Path, clip: Clip) -> list[list[Face]]:
         raise MediaError("no face was found")
     faces: list[list[Face]] = []
     waiting: list[np.ndarray] = []
-    for frame in regular_frames(path, clip):
-        waiting.append(scaled(frame, clip, level))
+    for picture in regular_pictures(path, clip, size=_size(clip, level)):
+        waiting.append(picture)
         if len(waiting) * len(corners(waiting[0], level)) >= _AT_ONCE:
             faces += _in_pictures(waiting, clip, level)
             waiting = []
@@ -48,31 +43,22 @@ def found_faces(path: Path, clip: Clip) -> list[list[Face]]:
 
 def _level(path: Path, clip: Clip) -> int | None:
     """The coarsest level that finds a face in half of some pictures, else that finds most."""
-    found, looked = [0] * _LEVELS, 0
-    for number, frame in enumerate(regular_frames(path, clip)):
-        if number % _EVERY:
-            continue
-        looked += 1
-        for level in range(_LEVELS):
-            if _in_pictures([scaled(frame, clip, level)], clip, level)[0]:
-                found[level] += 1
-                break
-    total = np.cumsum(found)  # what is found at a level is found by looking at finer ones, too
-    if total[-1] == 0:
-        return None
-    return next(
-        (level for level in range(_LEVELS) if 2 * total[level] >= looked),
-        int(np.argmax(total == total[-1])),
-    )
+    most, best = 0.0, None
+    for level in range(_LEVELS):
+        pictures = regular_pictures(path, clip, size=_size(clip, level), every=_EVERY)
+        found = [bool(_in_pictures([picture], clip, level)[0]) for picture in pictures]
+        share = float(np.mean(found))
+        if share > most:
+            most, best = share, level
+        if share >= 0.5:
+            break
+    return best
 
 
-def scaled(frame: "av.VideoFrame", clip: Clip, level: int) -> np.ndarray:
-    """The upright picture uint8 RGB [H, W, 3] in the size in which a tile is 128 pixels."""
-    assert clip.width and clip.height
-    short, long = sorted((clip.width, clip.height))
-    scale = TILE / (long, short, short / 2)[level]
-    size = (max(1, round(clip.width * scale)), max(1, round(clip.height * scale)))
-    return converted(frame, size=size, rotation=clip.rotation)
+def _size(clip: Clip, level: int) -> tuple[int, int]:
+    """Width and height of the upright picture in which a tile is 128 pixels."""
+    short, long = sorted(fitted(clip, 1.0))
+    return fitted(clip, TILE / (long, short, short / 2)[level])
 
 
 def corners(picture: np.ndarray, level: int) -> list[tuple[int, int]]:
@@ -101,10 +87,9 @@ def _tiles(picture: np.ndarray, level: int) -> Iterator[np.ndarray]:
 
 def _in_pictures(pictures: list[np.ndarray], clip: Clip, level: int) -> list[list[Face]]:
     """The faces of scaled pictures, in pixels of the clip."""
-    assert clip.width
     places = corners(pictures[0], level)
     found = finder().faces(np.stack([tile for one in pictures for tile in _tiles(one, level)]))
-    scale = clip.width / pictures[0].shape[1]
+    scale = fitted(clip, 1.0)[0] / pictures[0].shape[1]
     result = []
     for number in range(len(pictures)):
         faces = []

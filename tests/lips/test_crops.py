@@ -1,6 +1,7 @@
 """The detector on drawn faces, from a file to crops."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from avssl.errors import UserError
 from avssl.lips import mouth_crops
 from avssl.lips.crops import cropped
 from avssl.lips.detect import found_faces
+from avssl.lips.frames import regular_pictures
 
 Make = Callable[..., Any]
 
@@ -88,3 +90,19 @@ def test_without_the_package_the_sentence_says_what_to_install(
     monkeypatch.setattr(mesh, "_PACKAGE", "no_such_package")
     with pytest.raises(UserError, match=r"pip install 'avssl\[lips\]'"):
         mesh.model_files()
+
+
+def test_late_stretches_are_the_same_with_every_reader(
+    tmp_path: Path, write_talk: Make, pose: Make
+) -> None:
+    poses = [[pose(x=60 + 12 * (k % 4), y=60, scale=0.4)] for k in range(270)]
+    write_talk(tmp_path / "a.mp4", poses, sound=False, size=(160, 120))
+    clip = probe_clip(tmp_path, Clip(path="a.mp4", start=10.4, end=10.8))
+    whole = regular_pictures(tmp_path / "a.mp4", replace(clip, start=0), size=(160, 120))
+    right = list(whole)[260:270]
+    for reader in ("pyav", "decord", "pyav-linear"):
+        part = replace(clip, reader=reader)
+        late = list(regular_pictures(tmp_path / "a.mp4", part, size=(160, 120)))
+        assert len(late) == 10
+        for one, other in zip(late, right, strict=True):
+            assert np.abs(one.astype(int) - other).mean() < 2  # the next picture is 4 away
