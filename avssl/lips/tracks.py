@@ -48,7 +48,7 @@ def speaking_face(pictures: list[list[Face]], *, gap: int) -> list[Face]:
     staying = [track for track in tracks if len(track.faces) >= _STAYS * count]
     if not staying:
         longest = max(len(track.faces) for track in tracks)
-        raise MediaError(f"no face stays: the longest one is in {longest} of {count} pictures")
+        raise MediaError(f"no face stays: the one seen longest is in {longest} of {count} pictures")
     staying.sort(key=lambda track: -track.side)
     best = staying[0]
     alike = [track for track in staying[1:] if track.side >= _ALIKE * best.side]

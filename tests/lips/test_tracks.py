@@ -41,7 +41,7 @@ def test_short_gaps_are_interpolated_and_long_ones_refused() -> None:
 def test_a_face_that_leaves_is_refused() -> None:
     with pytest.raises(MediaError, match="missing in pictures 6 to 9 of 10"):
         speaking_face([[face(100)]] * 6 + [[]] * 4, gap=3)
-    with pytest.raises(MediaError, match="longest one is in 4 of 10"):
+    with pytest.raises(MediaError, match="seen longest is in 4 of 10"):
         speaking_face([[face(100)]] * 4 + [[]] * 6, gap=3)
 
 
