@@ -28,7 +28,7 @@ class LipStem(nn.Module):
     as fast on a CPU.
 
     Args:
-        channels: C, 64 in the paper.
+        channels: C, a multiple of 8; 64 in the paper.
 
     Example::
 
@@ -41,6 +41,7 @@ class LipStem(nn.Module):
 
     def __init__(self, *, channels: int = 64) -> None:
         super().__init__()
+        _must_be_of_eight("lip_stem", channels)
         self.conv = nn.Conv3d(1, channels, (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False)
         self.bn = BatchNorm(channels)
         self.trunk = ResNet18(nn.Conv2d, channels)
@@ -64,7 +65,7 @@ class WaveStem(nn.Module):
     """Conv1d of 80 samples, BatchNorm, swish, then a 1-D ResNet-18 and the mean of each frame.
 
     Args:
-        channels: C, 64 in the paper.
+        channels: C, a multiple of 8; 64 in the paper.
 
     Example::
 
@@ -77,6 +78,7 @@ class WaveStem(nn.Module):
 
     def __init__(self, *, channels: int = 64) -> None:
         super().__init__()
+        _must_be_of_eight("wave_stem", channels)
         self.conv = nn.Conv1d(1, channels, 80, 4, 38, bias=False)
         self.bn = BatchNorm(channels)
         self.trunk = ResNet18(nn.Conv1d, channels)
@@ -98,6 +100,13 @@ class WaveStem(nn.Module):
         out = out.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # [V, C, 1, 160]
         out = self.trunk(F.silu(self.bn(out)), follows(frames, packed, time))  # [V, 8 C]
         return put_frames(out, frames, batch, time)
+
+
+def _must_be_of_eight(name: str, channels: int) -> None:
+    """With fewer, oneDNN's convolutions write outside of their memory (torch 2.11, CPU, backward,
+    channels last)."""
+    if channels < 1 or channels % 8:
+        raise ValueError(f"{name} needs channels in multiples of 8, not {channels}")
 
 
 def _clean(x: Tensor, frames: Tensor | None) -> Tensor:

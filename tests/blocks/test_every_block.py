@@ -54,7 +54,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
     "collapse": ({}, {"x": TOKENS, "frames": FRAMES}),
     "fill_masked": ({"width": 16}, {"x": TOKENS, "mask": MASK}),
     "hide_frames": ({}, {"x": LIPS, "mask": MASK}),
-    "lip_stem": ({"channels": 2}, {"x": LIPS, "frames": FRAMES}),
+    "lip_stem": ({"channels": 8}, {"x": LIPS, "frames": FRAMES}),
     "mean_frames": ({}, {"x": TOKENS, "frames": FRAMES}),
     "negative_cosine": (
         {"tokens": "masked"},
@@ -65,7 +65,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
         {"x": TOKENS, "frames": FRAMES},
     ),
     "span_mask": ({}, {"like": WAVE, "frames": FRAMES}),
-    "wave_stem": ({"channels": 2}, {"x": WAVE, "frames": FRAMES}),
+    "wave_stem": ({"channels": 8}, {"x": WAVE, "frames": FRAMES}),
 }
 NAMES = sorted(CASES)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from avssl.blocks.frame_stems import LipStem, WaveStem
 from avssl.blocks.positions import SinCos2d, SinCos3d
 from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d
 from avssl.blocks.tokens import gather_tokens
@@ -40,3 +41,12 @@ def test_kept_positions_are_those_of_the_patches(name: str) -> None:
 def test_parts_of_patches_are_refused() -> None:
     with pytest.raises(ValueError, match="whole number of patches"):
         STEMS["2d"][0](torch.randn(2, 1, 13, 16))
+
+
+@pytest.mark.parametrize("stem", [LipStem, WaveStem])
+@pytest.mark.parametrize("channels", [0, 4, 12])
+def test_channels_that_would_spoil_memory_are_refused(
+    stem: type[LipStem | WaveStem], channels: int
+) -> None:
+    with pytest.raises(ValueError, match="needs channels in multiples of 8"):
+        stem(channels=channels)

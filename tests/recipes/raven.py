@@ -18,8 +18,8 @@ GRAPH = CONFIGS / "graphs" / "raven.yaml"
 STILL = {"dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
 TINY = {
     "image": 16,
-    "channels": 2,
-    "features": 16,
+    "channels": 8,
+    "features": 64,
     "width": 16,
     "depth": 2,
     "heads": 2,

@@ -29,7 +29,7 @@ HF = {
     "intermediate_size": 96,
     "image_size": 32,
 }
-RAVEN = {"channels": 3, "width": 24, "depth": 2, "heads": 2, "hidden": 40}
+RAVEN = {"channels": 8, "width": 24, "depth": 2, "heads": 2, "hidden": 40}
 HF_SOUND = {"hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 96}
 
 

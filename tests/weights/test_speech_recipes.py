@@ -14,7 +14,7 @@ from tests.recipes.raven import indices
 from tests.weights.plain import build, layers, save, worst
 from tests.weights.raven import encode, raven
 
-SIZE = {"channels": 3, "width": 24, "depth": 2, "heads": 2, "hidden": 40}
+SIZE = {"channels": 8, "width": 24, "depth": 2, "heads": 2, "hidden": 40}
 LENGTHS = (6, 4)
 RANDOM = torch.Generator().manual_seed(3)
 CLIPS = {
@@ -82,7 +82,7 @@ def test_it_starts_the_student_and_its_teacher(tmp_path: Path) -> None:
     origin = f"{path}:audio"
     graph = Graph.from_file(
         "configs/graphs/raven.yaml",
-        args={**SIZE, **args, "features": 24, "image": 24, "audio_init": origin},
+        args={**SIZE, **args, "features": 64, "image": 24, "audio_init": origin},
         references={str(path): foreign_reference(path)},
     )
     weights = read_foreign(path).weights["audio"]
