@@ -12,14 +12,18 @@ import av
 import numpy as np
 import pytest
 
+from avssl.data.batches import finish_inputs, stack_inputs
+from avssl.data.config import DataConfig, LengthsConfig, LipsConfig, WaveConfig
 from avssl.errors import UserError
+from avssl.graph.graph import Graph
 from avssl.speech.align import Word
 from avssl.speech.captions import draw_line, lines, write_captions
 from avssl.speech.clip import read_clip
+from avssl.speech.decoding import Decoding
 from avssl.speech.reader import Reader
 from avssl.speech.readers import Readers
 from avssl.speech.transcribe import transcribe
-from tests.speech.rigged import LONGEST, Rigged, write_talk
+from tests.speech.rigged import LONGEST, UNITS, Rigged, write_talk
 
 TOOL = Path(__file__).parents[2] / "tools" / "lipread.py"
 TEXT, SOUND = "bad cafe", "feed a cab"
@@ -65,6 +69,40 @@ def test_one_reader_of_both_reads_either_alone(talk: Path) -> None:
     assert readers.kinds == ["video", "audio", "both"]
     for kind, said in (("video", TEXT), ("audio", SOUND)):
         assert transcribe(readers.reader(kind), read_clip(talk, readers.data(kind))).text == said
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Reader:
+    """A reader of both with random weights."""
+    args = {
+        "image": 32, "channels": 8, "features": 64, "width": 16, "depth": 1, "heads": 2,
+        "hidden": 16, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "decoder_hidden": 16, "units": len(UNITS),
+    }  # fmt: skip
+    configs = Path(__file__).parents[2] / "configs"
+    inputs = {"video": LipsConfig(size=32, stored=36), "audio": WaveConfig()}
+    return Reader(
+        Graph.from_file(configs / "graphs" / "speech_both.yaml", args=args),
+        data=DataConfig(lengths=LengthsConfig(longest=LONGEST), inputs=inputs),
+        units=UNITS,
+        settings=Decoding(beam=3, ctc_weight=0.5, length_bonus=1.5),
+    )
+
+
+@pytest.mark.parametrize("kind", ["video", "audio", "both"])
+def test_words_are_those_of_the_reader_itself(
+    untrained: Reader, talk: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reader, "load", lambda folder: untrained)
+    readers = Readers([Path("both")])
+    clip = read_clip(talk, readers.data(kind))
+    batch = finish_inputs(
+        stack_inputs([clip.inputs], readers.data(kind).inputs), readers.data(kind).inputs
+    )
+    (hypothesis,) = untrained.transcribe(batch)
+    found = transcribe(untrained, clip)
+    assert found.text == UNITS.decode(hypothesis.units) != ""
+    assert all(0 <= word.start < word.end <= found.seconds for word in found.words)
 
 
 def test_a_long_clip_is_read_in_pieces(tmp_path: Path) -> None:
