@@ -112,7 +112,8 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
 
 def finished_reader(job: Job) -> Reader:
     """Write the reader of a finished run, and read it again, to the device of the training."""
-    texts = transcripts_of(job.experiment.config.data, job.units)
+    data, lm = job.experiment.config.data, job.speech.lm
+    texts = transcripts_of(data, job.units) if lm is not None else []
     for sentence in write_reader(job.run, job.run / FOLDER, job.speech, job.units, texts):
         print(sentence, flush=True)
     print(f"written: {job.run / FOLDER / READER}", flush=True)

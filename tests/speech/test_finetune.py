@@ -100,7 +100,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_then_moves_on_from_there(
     (first, _) = prepare(experiment, []).experiment.instances
     start = Graph.from_spec(first.spec, seed=stage_seed(0, "frozen")).state_dict()
     frozen = load_file(run / "checkpoints" / "frozen" / "step-000004" / "model.safetensors")
-    last = load_file(run / "checkpoints" / "all" / "step-000050" / "model.safetensors")
+    last = load_file(run / "checkpoints" / "all" / "step-000060" / "model.safetensors")
     own = [name for name in start if name.startswith("audio.")]
     assert own and all(torch.equal(frozen[name], start[name]) for name in own)
     assert not torch.equal(frozen["head.ctc.proj.weight"], start["head.ctc.proj.weight"])
@@ -112,7 +112,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_then_moves_on_from_there(
 def test_the_reader_is_the_mean_of_the_last_checkpoints(run: Path) -> None:
     steps = [
         load_file(run / "checkpoints" / "all" / f"step-{step:06d}" / "model.safetensors")
-        for step in (40, 50)
+        for step in (50, 60)
     ]
     for name, found in load_file(run / "reader" / "model.safetensors").items():
         pair = [weights[name] for weights in steps]
@@ -187,10 +187,29 @@ def test_the_same_command_does_nothing_twice(
 
 def test_another_search_reads_anew_with_the_same_weights(experiment: Path, run: Path) -> None:
     copy = shutil.copytree(run, run.parent / "greedy")
+    others = ["speech.decode={method: beam, beam: 2, lm_weight: 0.2}", "speech.lm={type: ngram}"]
+    assert finetune(experiment, [f"run={copy}", *others]) == 0
+    assert (
+        "beam 2, CTC weight 0.1, language model 0.2"
+        in (copy / "transcripts" / "results.md").read_text()
+    )
+    assert Reader.load(copy).lm is not None and Reader.load(run).lm is None
     assert finetune(experiment, [f"run={copy}", "speech.decode.method=greedy"]) == 0
     results = json.loads((copy / "transcripts" / "results.json").read_text())
-    assert results["decode"]["method"] == "greedy"
+    assert results["decode"]["method"] == "greedy" and Reader.load(copy).lm is None
     assert Reader.load(copy).settings == Decoding("greedy", beam=3, ctc_weight=0.3)
+
+
+def test_pieces_are_trained_once_in_the_run_folder(experiment: Path, tmp_path: Path) -> None:
+    given = [f"run={tmp_path / 'run'}", "speech.pieces=5", "args.units=7"]
+    job = prepare(experiment, given)
+    made = (tmp_path / "run" / "units.model").read_bytes()
+    assert len(job.units) == 7 and job.units.model == made
+    again = [job.units.decode(job.units.encode(text)) for text in TEXTS]
+    assert again == [text.upper() for text in TEXTS]  # as the transcripts are written
+    assert prepare(experiment, given).units == job.units
+    with pytest.raises(UserError, match=r"has 5 pieces, and speech.pieces is 4"):
+        prepare(experiment, [*given, "speech.pieces=4", "args.units=6"])
 
 
 def test_pseudo_labels_come_from_the_reader_alone(experiment: Path, tmp_path: Path) -> None:
