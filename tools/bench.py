@@ -5,6 +5,7 @@ python tools/bench.py attention    # attention backends side by side
 python tools/bench.py data ...     # clips per second of a manifest
 python tools/bench.py extraction RUN   # features to disk against a bare loop
 python tools/bench.py retrieval    # search among made-up vectors
+python tools/bench.py lengths      # batches of clips of similar length against padded ones
 """
 
 import importlib
@@ -12,7 +13,7 @@ import sys
 
 from avssl.errors import UserError, run_tool
 
-BENCHMARKS = ("graph", "attention", "data", "extraction", "retrieval")
+BENCHMARKS = ("graph", "attention", "data", "extraction", "retrieval", "lengths")
 
 
 def main() -> int | None:

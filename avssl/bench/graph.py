@@ -7,7 +7,6 @@ alternating rounds).
 
 import argparse
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from torch import Tensor, nn
 
 from avssl.arguments import count
 from avssl.bench.mavil_by_hand import MavilByHand
-from avssl.bench.timing import alternate, median_ratio
+from avssl.bench.timing import CLOCK_HELP, CLOCKS, alternate, median_ratio
 from avssl.graph.graph import Graph
 from avssl.train.experiment import load_experiment
 
 TOLERANCE = 0.03
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def make_pair(graph_file: Path, args: dict[str, Any]) -> tuple[Graph, MavilByHand]:
@@ -72,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         "--clock",
         choices=list(CLOCKS),
         default="wall",
-        help="processor time is that of this process alone: the steadier one on a busy CPU",
+        help=CLOCK_HELP,
     )
     parser.add_argument("--no-compile", action="store_true", help="leave the compile check out")
     options = parser.parse_args(argv)

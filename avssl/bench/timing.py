@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+CLOCK_HELP = "processor time is that of this process alone: the steadier one on a busy CPU"
+
 
 def alternate(
     calls: Mapping[str, Callable[[], Any]],

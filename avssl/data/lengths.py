@@ -14,7 +14,7 @@ from avssl.data.manifest import Clip
 from avssl.data.media import read_clip_sound, read_pictures
 
 # of red, green and blue in a grey picture, of 2^16 (ITU-R 601, as Pillow rounds it)
-_GREY = np.array([19595, 38470, 7471], np.uint32)
+_RED, _GREEN, _BLUE = 19595, 38470, 7471
 
 
 def frame_count(seconds: float, config: DataConfig) -> int:
@@ -83,5 +83,6 @@ def cropped_lips(
     part = pictures[:, top : top + recipe.size, left : left + recipe.size]
     if flip:
         part = part[:, :, ::-1]
-    grey = (part @ _GREY + 2**15) >> 16  # [T, S, S]
+    red, green, blue = np.moveaxis(part.astype(np.uint32), -1, 0)  # [T, S, S] each
+    grey = (red * _RED + green * _GREEN + blue * _BLUE + 2**15) >> 16
     return grey.astype(np.uint8)[None]

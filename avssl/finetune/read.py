@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avssl.data.config import DataConfig
+from avssl.errors import UserError
 from avssl.finetune.config import Finetune
 from avssl.graph.schema import fill
 from avssl.graph.source import Document, Problems, read_yaml
@@ -44,6 +45,7 @@ def read_data(document: Document, base: DataConfig) -> DataConfig:
 
     Raises:
         ConfigError: every mistake in `data`, with its place.
+        UserError: the model reads clips of their own length.
     """
     problems = Problems()
     given = document.get(("data",)) or {}
@@ -60,6 +62,11 @@ def read_data(document: Document, base: DataConfig) -> DataConfig:
     data = fill(DataConfig, document, ("data",), problems)
     problems.raise_if_any()
     assert data is not None
+    if data.lengths is not None:
+        raise UserError(
+            "the encoder reads clips of their own length (data.lengths), and fine-tuning for "
+            "classes needs windows of a fixed one: take another encoder"
+        )
     return data
 
 

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from avssl.bench import attention, retrieval
+from avssl.bench import attention, lengths, retrieval
 from avssl.bench.timing import alternate, median_ratio
+from avssl.data.config import LengthsConfig
 from avssl.errors import UserError
 from avssl.retrieval import nearest
+from tests.train.test_lengths import TEXT, WAVES, written
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +57,33 @@ def test_search_is_measured_and_leaves_no_file(
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"this benchmark needs .* allowed are 1\.0 MB"):
         retrieval.main([*options, "--memory", "1MB", "--vectors", "1000000"])
+
+
+def test_batches_of_similar_length_hold_the_same_clips_and_less_padding() -> None:
+    frames = np.random.default_rng(0).integers(25, 251, 200)
+    bucketed, random = lengths.batches(frames, LengthsConfig(budget=1500, buckets=8))
+    assert len(bucketed) == len(random)
+    clips = [np.sort(np.concatenate(kind)) for kind in (bucketed, random)]
+    assert np.array_equal(*clips) and len(set(clips[0].tolist())) == len(clips[0]) > 150
+    places = [sum(len(x) * frames[x].max() for x in kind) for kind in (bucketed, random)]
+    assert max(len(x) * frames[x].max() for x in bucketed) <= 1500
+    assert places[1] > 1.4 * places[0]  # what a model that counts padding in would have to do
+
+
+def test_lengths_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lengths, "GOAL", 0.0)
+    waves = WAVES.replace("dtype: int64", "dtype: int64, optional: true")
+    config = written(tmp_path, tmp_path, graph=waves)
+    options = ["--config", str(config), "--clips", "8", "--budget", "60"]
+    code = lengths.main([*options, "--longest", "2", "--rounds", "1", "--clock", "processor"])
+    out = capsys.readouterr().out
+    assert code == 0 and "goal 0 reached" in out
+    assert all(name in out for name in ("buckets", "random, padded", "random, padding left out"))
+    plain = written(tmp_path / "plain", tmp_path, text=TEXT.replace("lengths:", "# lengths:"))
+    with pytest.raises(UserError, match="which has the length of the clip"):
+        lengths.main(["--config", str(plain)])
 
 
 @pytest.mark.parametrize("target, value", [("_RECALL", 1.1), ("_MILLISECONDS", 0.0)])
