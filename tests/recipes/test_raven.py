@@ -94,7 +94,7 @@ def test_configurations_have_the_numbers_of_the_paper(
 
 def test_both_towers_give_a_vector_per_frame() -> None:
     graph = paper_size(depth=1)
-    for time in (1, 2, 7, 50):
+    for time in (1, 7):
         video = torch.empty(2, 1, time, 88, 88, device="meta")
         audio = torch.empty(2, time, 640, device="meta")
         for name, x in (("video", video), ("audio", audio)):
