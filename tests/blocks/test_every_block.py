@@ -16,6 +16,7 @@ RESTORE = torch.tensor([[2, 0, 1, 4, 3, 5, 6], [6, 5, 4, 3, 2, 1, 0]])  # [B, 7]
 MASK = torch.tensor([[0.0, 1, 1, 0, 1, 1], [1, 1, 0, 0, 1, 1]])  # [B, N]
 LIPS = torch.randn(2, 1, 6, 12, 12, generator=torch.Generator().manual_seed(5))  # [B, 1, T, S, S]
 WAVE = torch.randn(2, 6, 640, generator=torch.Generator().manual_seed(6))  # [B, T, 640]
+TEXT = torch.tensor([[1, 2, -1], [3, 1, 2]])  # [B, L - 1]
 FRAMES = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])  # [V], the second clip has 4 frames
 
 # block: constructor arguments, forward ports
@@ -66,6 +67,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
     ),
     "span_mask": ({}, {"like": WAVE, "frames": FRAMES}),
     "wave_stem": ({"channels": 8}, {"x": WAVE, "frames": FRAMES}),
+    "ctc_loss": ({}, {"logits": TOKENS, "text": TEXT, "frames": FRAMES}),
+    "join_streams": (
+        {"audio": 16, "video": 16, "width": 8},
+        {"audio": TOKENS, "video": TOKENS.flip(1)},
+    ),
+    "stride_mask": ({"window": 2, "stride": 3}, {"like": WAVE, "frames": FRAMES}),
+    "text_accuracy": ({}, {"logits": TOKENS[:, :4], "text": TEXT}),
+    "text_cross_entropy": ({"smoothing": 0.1}, {"logits": TOKENS[:, :4], "text": TEXT}),
+    "text_decoder": (
+        {"memory": 16, "width": 16, "depth": 1, "heads": 2, "hidden": 32, "units": 5},
+        {"memory": TOKENS, "text": TEXT, "frames": FRAMES},
+    ),
 }
 NAMES = sorted(CASES)
 
@@ -116,7 +129,12 @@ def test_every_parameter_and_differentiable_input_gets_a_gradient(name: str) -> 
         (torch.cat([value.flatten() for value in outputs]) * weights).sum().backward()
     for parameter_name, parameter in block.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
-    figures = {"contrast_health": {"a", "b"}, "collapse": {"x"}, "fill_masked": {"mask"}}
+    figures = {
+        "contrast_health": {"a", "b"},
+        "collapse": {"x"},
+        "fill_masked": {"mask"},
+        "text_accuracy": {"logits"},
+    }
     without = {"like", "target"} | figures.get(name, set())
     for port, value in inputs.items():
         if value.requires_grad:
@@ -143,8 +161,9 @@ def test_meta_forward_gives_the_shapes_and_types_of_the_real_one(name: str) -> N
         assert (found[port].shape, found[port].dtype) == (value.shape, value.dtype)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "ctc_loss"])
 def test_compiles_without_a_break_and_computes_the_same(name: str) -> None:
+    """ctc_loss breaks the graph: torch reads its lengths on the host."""
     torch.compiler.reset()
     block = build(name).eval()
     expected = call(block, CASES[name][1])
