@@ -155,7 +155,8 @@ def test_the_camera_is_recorded(visit: Any) -> None:
     page.wait_for_selector("#camera:visible")
     page.wait_for_timeout(1200)
     page.click("#record")
-    page.wait_for_selector("#told:visible")
+    page.wait_for_selector("#told:visible, #problem:visible")
+    assert not page.inner_text("#problem")
     assert page.inner_text("#told").startswith("recording.webm: confidence")
     assert page.is_hidden("#camera")
 
