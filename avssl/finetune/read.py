@@ -24,11 +24,14 @@ def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Finetune, Docu
     Raises:
         ConfigError: every mistake, each with ``file:line:col``; those in `data` are found by
         `read_data`, which needs the model.
+        UserError: it is an experiment file, such as those of recognisers.
     """
     problems = Problems()
     document = read_yaml(path, problems)
     problems.raise_if_any()
     assert document is not None
+    if "stages" in document.data:
+        raise UserError(f"{path} is an experiment: give it to tools/train.py or tools/finetune.py")
     document.override(overrides, problems)
     config = fill(Finetune, document, (), problems)
     problems.raise_if_any()

@@ -7,12 +7,19 @@ import pytest
 
 import avssl.finetune
 from avssl.data.config import DataConfig, FbankConfig
-from avssl.errors import ConfigError
+from avssl.errors import ConfigError, UserError
 from avssl.finetune.config import Cosine, Steps
 from avssl.finetune.read import read_data, read_file
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
+RECOGNISERS = [path for path in FILES if "\nstages:" in path.read_text()]
+CONFIGS = [path for path in FILES if path not in RECOGNISERS]
 BASE = DataConfig(source="clips", window=2.0, inputs={"audio": FbankConfig(frames=192, bins=64)})
+
+
+def test_an_experiment_is_sent_to_its_tool() -> None:
+    with pytest.raises(UserError, match=r"vsr\.yaml is an experiment.*tools/finetune\.py"):
+        read_file(next(path for path in RECOGNISERS if path.stem == "vsr"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
