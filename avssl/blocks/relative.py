@@ -18,7 +18,7 @@ from avssl.blocks.batch_norm import BatchNorm
 from avssl.blocks.init import init_as_torch
 from avssl.ops.attention import attention
 from avssl.ops.frames import put_frames, take_frames, valid_frames
-from avssl.ops.random import batch_uniform
+from avssl.ops.random import batch_dropout, batch_uniform
 from avssl.registry import register
 
 
@@ -86,9 +86,11 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [V, D]. Returns [V, D]."""
-        return self.fc2(F.dropout(F.relu(self.fc1(x)), self.dropout, self.training))
+    def forward(self, x: Tensor, frames: Tensor | None, places: int) -> Tensor:
+        """x: [V, D]; frames: [V]; places: B * T. Returns [V, D]."""
+        rate = self.dropout if self.training else 0.0
+        inner = batch_dropout(F.relu(self.fc1(x)), rate, frames=frames, places=places)
+        return self.fc2(inner)
 
 
 class RelativeBlock(nn.Module):
@@ -140,19 +142,22 @@ class RelativeBlock(nn.Module):
         packed = take_frames(x, frames)  # [V, D]
         kept = [self._kept(packed, frames, batch, time) for _ in range(2)]
         packed = packed + kept[0] * self._run(self._attend, packed, codes, frames, valid)
-        packed = packed + kept[1] * self._run(self._feed, self.norm2(packed))
+        packed = packed + kept[1] * self._run(self._feed, self.norm2(packed), frames, valid)
         return put_frames(packed, frames, batch, time)
 
     def _attend(self, x: Tensor, codes: Tensor, frames: Tensor | None, valid: Tensor) -> Tensor:
         branch = self.attn(self.norm1(x), codes, frames, valid)  # [V, D]
-        return self._dropped(self.scale1 * branch if self.layer_scale else branch)
+        branch = self.scale1 * branch if self.layer_scale else branch
+        return self._dropped(branch, frames, valid)
 
-    def _feed(self, x: Tensor) -> Tensor:
-        branch = self.mlp(x)  # [V, D]
-        return self._dropped(self.scale2 * branch if self.layer_scale else branch)
+    def _feed(self, x: Tensor, frames: Tensor | None, valid: Tensor) -> Tensor:
+        branch = self.mlp(x, frames, valid.numel())  # [V, D]
+        branch = self.scale2 * branch if self.layer_scale else branch
+        return self._dropped(branch, frames, valid)
 
-    def _dropped(self, branch: Tensor) -> Tensor:
-        return F.dropout(branch, self.dropout, self.training)
+    def _dropped(self, branch: Tensor, frames: Tensor | None, valid: Tensor) -> Tensor:
+        rate = self.dropout if self.training else 0.0
+        return batch_dropout(branch, rate, frames=frames, places=valid.numel())
 
     def _run(self, branch: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
         if self.checkpoint_activations and torch.is_grad_enabled():
@@ -249,7 +254,8 @@ class RelativeTransformer(nn.Module):
         batch, time, width = x.shape
         valid = valid_frames(frames, batch, time, device=x.device)  # [B, T]
         codes = distance_codes(time, width, x.device)  # [R, D]
-        x = F.dropout(x * math.sqrt(width), self.dropout, self.training)  # [B, T, D]
+        x = batch_dropout(x * math.sqrt(width), self.dropout if self.training else 0.0)  # [B, T, D]
+        # all clips share the codes: the same on every rank
         codes = F.dropout(codes, self.dropout, self.training)  # [R, D]
         for block in self.blocks:
             x = block(x, codes, frames, valid)  # [B, T, D]

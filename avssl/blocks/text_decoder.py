@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from avssl.blocks.positions import sinusoid_table
 from avssl.ops.attention import attention
 from avssl.ops.frames import valid_frames
+from avssl.ops.random import batch_dropout
 from avssl.registry import register
 
 IGNORED = -1  # behind the end of a shorter text
@@ -76,7 +77,7 @@ class DecoderBlock(nn.Module):
         return x + self._drop(self.fc2(inner))  # [N, L, D]
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return batch_dropout(x, self.dropout if self.training else 0.0)
 
 
 @register("text_decoder")
@@ -203,7 +204,7 @@ class TextDecoder(nn.Module):
         width = self.embed.weight.shape[1]
         codes = sinusoid_table(place + prefixes.shape[1], width)[place:].to(self.embed.weight)
         x = self.embed(prefixes) * math.sqrt(width) + codes  # [N, L, D]
-        return F.dropout(x, self.dropout, self.training)
+        return batch_dropout(x, self.dropout if self.training else 0.0)
 
 
 def hidden_frames(valid: Tensor, like: Tensor) -> Tensor:

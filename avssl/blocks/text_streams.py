@@ -109,7 +109,7 @@ class JoinStreams(nn.Module):
     def forward(self, audio: Tensor, video: Tensor) -> Tensor:
         """audio, video: [B, T, ...]. Returns [B, T, D]."""
         if self.training and self.modality_dropout:
-            draw = torch.rand(2, device=audio.device)  # the same on every rank
+            draw = torch.rand(2, device=audio.device)  # the same on every rank: see batch_uniform
             one = draw[0] < self.modality_dropout
             deaf = draw[1] < self.audio_dropout
             audio = audio * ~(one & deaf)

@@ -7,17 +7,33 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from avssl.blocks.masks import RandomMask
+from avssl.blocks.relative import RelativeTransformer
 from avssl.losses.contrast import ContrastHealth, InfoNce
 from avssl.ops.gather import gather_batch, global_offset
 from avssl.ops.random import batch_uniform, rank_and_world
 
 CPU = torch.device("cpu")
 WORLD, ROWS = 2, 3
+LENGTHS = [3, 1, 4, 7, 7, 6]  # the ranks have 8 and 20 real frames
 
 
 def embeddings() -> list[torch.Tensor]:
     torch.manual_seed(1)
     return [torch.randn(WORLD * ROWS, 8) for _ in range(2)]
+
+
+def encoded(rows: slice, lengths: list[int]) -> torch.Tensor:
+    """Rows of a batch of clips of these lengths through blocks with dropout and drop path."""
+    torch.manual_seed(3)
+    encoder = RelativeTransformer(
+        width=8, depth=2, heads=2, hidden=16, dropout=0.2, attention_dropout=0, drop_path=0.3,
+        norm="layer",
+    )  # fmt: skip
+    encoder.init_weights()
+    x = torch.randn(WORLD * ROWS, 7, 8)[rows]
+    frames = [row * 7 + i for row, n in enumerate(lengths[rows]) for i in range(n)]
+    torch.manual_seed(0)
+    return encoder(x, torch.tensor(frames)).detach()
 
 
 def work(rank: int, folder: str) -> None:
@@ -30,6 +46,7 @@ def work(rank: int, folder: str) -> None:
     result = {"noise": batch_uniform(ROWS, 5, device=CPU)}
     result["mask"] = RandomMask(ratio=0.5, patch=[2])(torch.zeros(ROWS, 1, 16))["mask"]
     mine = slice(rank * ROWS, (rank + 1) * ROWS)
+    result["encoded"] = encoded(mine, LENGTHS)
     a, b = (x[mine].clone().requires_grad_() for x in embeddings())
     result["gathered"] = gather_batch(a).detach().clone()
     result["offset"] = torch.tensor(global_offset(ROWS))
@@ -62,6 +79,9 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     )
     masks = RandomMask(ratio=0.5, patch=[2])(torch.zeros(WORLD * ROWS, 1, 16))
     assert torch.equal(torch.cat([rank["mask"] for rank in ranks]), masks["mask"])
+
+    together = torch.cat([rank["encoded"] for rank in ranks])
+    torch.testing.assert_close(together, encoded(slice(None), LENGTHS))
 
     a, b = (x.requires_grad_() for x in embeddings())
     loss = InfoNce(temperature=0.1, two_way=True)(a, b)
