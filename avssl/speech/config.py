@@ -50,6 +50,8 @@ class SpeechConfig:
         lm: language model that is trained on the same transcripts, for `decode.lm_weight`; null:
             none.
         splits: scored in the end.
+        budget: frames of a batch while clips are read, padding included, in one process; a clip
+            that has more is read alone.
         decode: how the search goes.
     """
 
@@ -57,10 +59,11 @@ class SpeechConfig:
     average: int = 10
     lm: NgramConfig | TransformerConfig | None = None
     splits: list[str] = field(default_factory=lambda: ["val", "test"])
+    budget: int = 3000
     decode: Decoding = field(default_factory=Decoding)
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "average")
+        _at_least_one(self, "average", "budget")
         if self.pieces is not None:
             _at_least_one(self, "pieces")
         if not self.splits or not set(self.splits) <= set(SPLITS):

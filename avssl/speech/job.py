@@ -67,7 +67,7 @@ def finetune(path: Path, overrides: Sequence[str] = ()) -> int:
         return code
     reader = finished_reader(job)
     manifest = open_source(job.experiment.config.data)
-    data = reading_config(job.experiment.config.data, reader.data)
+    data = reading_config(job.experiment.config.data, reader)
     found = {
         name: score_split(reader, manifest, data, split=name, folder=job.run / "transcripts")
         for name in job.speech.splits
@@ -126,19 +126,16 @@ def reading_device(job: Job) -> str:
     return "cuda" if cuda else "cpu"
 
 
-def reading_config(data: DataConfig, reading: DataConfig) -> DataConfig:
-    """How clips are read whole, whatever they say and however long they are.
+def reading_config(data: DataConfig, reader: Reader) -> DataConfig:
+    """How clips are read for a reader, whatever they say.
 
     Args:
         data: of the experiment: where clips come from, workers and so on.
-        reading: of the reader: its inputs.
     """
-    assert data.lengths is not None
-    lengths = replace(data.lengths, shortest=1 / reading.rate, longest=LONGEST)
-    return replace(data, inputs=reading.inputs, lengths=lengths, train_share=1.0)
-
-
-LONGEST = 600.0  # s; a longer clip is no utterance
+    lengths = reader.data.lengths
+    assert lengths is not None
+    lengths = replace(lengths, shortest=1 / reader.data.rate)
+    return replace(data, inputs=reader.data.inputs, lengths=lengths, train_share=1.0)
 
 
 def transcripts_of(data: DataConfig, units: Units | None = None) -> list[str]:

@@ -7,6 +7,7 @@ Round 2 begins from the same pre-trained weights as round 1. Its data is a manif
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from avssl.data.usable import in_share
 from avssl.errors import UserError
 from avssl.speech.job import Job, finetune, prepare, reading_config, reading_device
 from avssl.speech.reader import FOLDER, UNITS, Reader
-from avssl.speech.transcripts import Task, Transcript, transcribe_clips
+from avssl.speech.transcripts import Reading, Task, transcribe_clips
 
 ROUND = "-round2"
 LABELLED, PSEUDO = "labelled", "pseudo"  # links to the folders of the sources
@@ -32,8 +33,8 @@ class Counts:
 
     Attributes:
         kept: above the confidence. unsure: below it. empty: nothing was read in them.
-        unreadable: with no picture or sound, or damaged. held: left alone, for they are labelled
-            clips of the run, or of its val and test splits.
+        unreadable: with no picture or sound, damaged, or longer than the reader was trained for.
+        held: left alone, for they overlap labelled clips of the run, or its val and test splits.
     """
 
     kept: int
@@ -45,8 +46,8 @@ class Counts:
     def __str__(self) -> str:
         return (
             f"{self.kept} kept, {self.unsure} dropped for their confidence, {self.empty} for "
-            f"nothing was read, {self.unreadable} unreadable, {self.held} left alone (labelled or "
-            "held out)"
+            f"nothing was read, {self.unreadable} unreadable or too long, {self.held} left alone "
+            "(labelled or held out)"
         )
 
 
@@ -65,8 +66,9 @@ def second_round(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            "labelling runs in one process: start it without torchrun; the command for round 2, "
-            "which it prints, runs in as many as you like"
+            "--pseudo-label labels in one process: run round 1 under torchrun without this option, "
+            "then the same command with it and without torchrun; it prints the command for round "
+            "2, which runs in as many processes as you like"
         )
     code = finetune(path, overrides)
     if code:
@@ -100,7 +102,7 @@ def pseudo_manifest(job: Job, source: str, folder: Path, min_confidence: float) 
             f"{source} has no clip to label: all {held} are labelled clips of the run, or held out "
             "(val and test)"
         )
-    reading = reading_config(replace(data, source=source), reader.data)
+    reading = reading_config(replace(data, source=source), reader)
     task = Task(f"labelling {source}", reader, reader.settings, unlabelled, rows, reading)
     found = transcribe_clips(task, folder / "transcripts.jsonl")
     kept = [item for item in found if item.text and item.confidence >= min_confidence]
@@ -124,31 +126,51 @@ def pseudo_manifest(job: Job, source: str, folder: Path, min_confidence: float) 
 
 
 def _to_read(labelled: Manifest, unlabelled: Manifest, data: DataConfig) -> tuple[list[int], int]:
-    """Rows of unlabelled clips, and how many others there are: labelled clips of the run, its val
-    and test clips, and those of the source itself where it names splits."""
-    taken = {
-        _place(labelled, clip)
-        for clip in labelled.clips
-        if clip.split != "train" or in_share(clip.path, data.train_share)
-    }
+    """Rows of unlabelled clips, and how many others there are: those that overlap labelled clips of
+    the run or its val and test clips, and val and test clips of the source itself where it names
+    splits."""
+    taken: dict[str, list[tuple[float, float]]] = {}
+    for clip in labelled.clips:
+        if _has_part(clip, data):
+            for file in _files(labelled, clip):
+                taken.setdefault(file, []).append(_times(clip))
+
+    def free(clip: Clip) -> bool:
+        start, end = _times(clip)
+        return not any(
+            start < other_end and other_start < end
+            for file in _files(unlabelled, clip)
+            for other_start, other_end in taken.get(file, ())
+        )
+
     rows = [
         row
         for row, clip in enumerate(unlabelled.clips)
-        if _place(unlabelled, clip) not in taken
-        and (clip.split == "train" or unlabelled.split_by_path)
+        if (clip.split == "train" or unlabelled.split_by_path) and free(clip)
     ]
     return rows, len(unlabelled.clips) - len(rows)
 
 
-def _place(manifest: Manifest, clip: Clip) -> tuple[str, float | None, float | None]:
-    return os.path.realpath(manifest.root / clip.path), clip.start, clip.end
+def _has_part(clip: Clip, data: DataConfig) -> bool:
+    """Whether a clip of the run is held out, or labelled and trained on."""
+    labelled = bool(clip.text.strip()) and in_share(clip.path, data.train_share)
+    return clip.split != "train" or labelled
+
+
+def _files(manifest: Manifest, clip: Clip) -> set[str]:
+    return {os.path.realpath(manifest.root / path) for path in (clip.path, clip.sound_path)}
+
+
+def _times(clip: Clip) -> tuple[float, float]:
+    """First and last second of a clip in its file."""
+    return clip.start or 0.0, math.inf if clip.end is None else clip.end
 
 
 def _write(
     folder: Path,
     labelled: Manifest,
     unlabelled: Manifest,
-    kept: Sequence[Transcript],
+    kept: Sequence[Reading],
     data: DataConfig,
 ) -> Path:
     """Write manifest.csv and the links beside it."""
@@ -159,9 +181,7 @@ def _write(
             link.unlink()
         link.symlink_to(os.path.relpath(manifest.root.resolve(), folder.resolve()))
     clips = [
-        _below(LABELLED, clip, confidence="")
-        for clip in labelled.clips
-        if clip.split != "train" or in_share(clip.path, data.train_share)
+        _below(LABELLED, clip, confidence="") for clip in labelled.clips if _has_part(clip, data)
     ]
     for item in kept:
         clip = replace(unlabelled.clips[item.row], text=item.text, label="", split="train")

@@ -40,7 +40,7 @@ from avssl.ops.frames import valid_frames
 from avssl.speech.decoding import Decoding, Hypothesis
 from avssl.speech.lm import LanguageModel, load_lm
 from avssl.speech.search import decode
-from avssl.speech.steps import DecoderSteps
+from avssl.speech.steps import DecoderSteps, finite
 from avssl.speech.units import Units
 
 READER, WEIGHTS, UNITS, LM = "reader.yaml", "model.safetensors", "units.model", "lm.safetensors"
@@ -184,8 +184,12 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def ctc(self, memory: Tensor) -> Tensor:
-        """Log-probabilities of each frame's unit, float32 [B, T, U] of [B, T, W]."""
-        return self._ctc(memory).float().log_softmax(-1)
+        """Log-probabilities of each frame's unit, float32 [B, T, U] of [B, T, W].
+
+        Raises:
+            UserError: they are not finite.
+        """
+        return finite(self._ctc(memory).float().log_softmax(-1))
 
     @torch.no_grad()
     def scorer(self, memory: Tensor, lengths: Tensor) -> DecoderSteps:

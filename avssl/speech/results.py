@@ -15,8 +15,9 @@ from avssl.data.manifest import Manifest
 from avssl.errors import UserError
 from avssl.files import write_whole
 from avssl.speech.decoding import Decoding
+from avssl.speech.readers import described
 from avssl.speech.scoring import error_rates
-from avssl.speech.transcripts import Task, Transcript, transcribe_clips
+from avssl.speech.transcripts import Reading, Task, transcribe_clips
 
 if TYPE_CHECKING:
     from avssl.speech.reader import Reader
@@ -95,7 +96,7 @@ def results_table(
     lines = [
         f"# {name}: {what}",
         "",
-        f"Search: {_settings(settings)}.",
+        f"Search: {described(settings)}.",
         "",
         "| split | clips | WER, % | CER, % | words | sub | del | ins | without mistake, % "
         "| confidence | left out |",
@@ -110,16 +111,7 @@ def results_table(
     return "\n".join(lines) + "\n"
 
 
-def _settings(settings: Decoding) -> str:
-    """What has a part in the search."""
-    if settings.method == "greedy":
-        return "greedy, CTC alone"
-    said = f"beam {settings.beam}, CTC weight {settings.ctc_weight:g}"
-    said += f", length bonus {settings.length_bonus:g}" if settings.length_bonus else ""
-    return said + (f", language model {settings.lm_weight:g}" if settings.lm_weight else "")
-
-
-def _write_csv(path: Path, found: Sequence[Transcript], references: Sequence[str]) -> None:
+def _write_csv(path: Path, found: Sequence[Reading], references: Sequence[str]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

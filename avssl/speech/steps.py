@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from avssl.blocks.text_decoder import Past, TextDecoder, hidden_frames
+from avssl.errors import UserError
 
 
 class DecoderSteps:
@@ -34,7 +35,11 @@ class DecoderSteps:
     @torch.no_grad()
     def __call__(self, prefixes: Tensor, clips: Tensor) -> Tensor:
         """prefixes: int64 [N, L], from the start on; clips: int64 [N], rows of the batch. Returns
-        [N, U]."""
+        [N, U].
+
+        Raises:
+            UserError: the log-probabilities are not finite.
+        """
         keys = [(k[clips], v[clips]) for k, v in self.keys]  # [N, T, H, Dh]
         hidden = self.hidden[clips]  # [N, 1, 1, T]
         rows = self._rows_before(prefixes, clips)
@@ -46,7 +51,7 @@ class DecoderSteps:
             logits, grown = self.decoder.step(prefixes[:, place], past, keys, hidden)
             past = list(grown)
         self.texts, self.clips, self.past = prefixes, clips, grown
-        return logits.float().log_softmax(-1)  # [N, U]
+        return finite(logits.float().log_softmax(-1))  # [N, U]
 
     def _rows_before(self, prefixes: Tensor, clips: Tensor) -> Tensor | None:
         """The text of the call before that each one continues, int64 [N]; None if one does not."""
@@ -54,3 +59,16 @@ class DecoderSteps:
             return None
         same = (prefixes[:, None, :-1] == self.texts).all(-1) & (clips[:, None] == self.clips)
         return same.int().argmax(1) if bool(same.any(1).all()) else None  # of [N, N before]
+
+
+def finite(log_probs: Tensor) -> Tensor:
+    """The same.
+
+    Raises:
+        UserError: they are not finite.
+    """
+    if not log_probs.isfinite().all():
+        raise UserError(
+            "the scores of the units are not finite: the model diverged, or its weights are damaged"
+        )
+    return log_probs

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +52,10 @@ def write_reader(
     folder.mkdir(parents=True, exist_ok=True)
     for file in instance.spec.files:
         place = folder / file.resolve().relative_to(run.resolve())
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
+        write_whole(place, file.read_text(encoding="utf-8"))
     if units.model is not None:
-        (folder / UNITS).write_bytes(units.model)
+        half_written(folder / UNITS).write_bytes(units.model)
+        half_written(folder / UNITS).replace(folder / UNITS)
     earlier = _description(folder / READER)
     digits = earlier.get("weights")
     if digits is None or any(earlier.get(key) != value for key, value in origin.items()):
@@ -70,11 +69,13 @@ def write_reader(
     for recipe in inputs.values():
         if recipe.get("model") is not None:
             recipe["model"] = UNITS
+    assert data.lengths is not None
+    lengths = replace(data.lengths, budget=speech.budget)  # of one process that reads
     about = {
         "name": experiment.config.name,
         "graph": _relative(instance.spec, run),
         "args": _without_starts(instance.spec),
-        "data": {"lengths": asdict(data.lengths) if data.lengths else None, "inputs": inputs},
+        "data": {"lengths": asdict(lengths), "inputs": inputs},
         "decode": asdict(speech.decode),
         "description": {
             "stage": instance.name,

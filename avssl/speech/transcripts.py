@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from avssl.data.config import DataConfig
 from avssl.data.dataset import ClipDataset
-from avssl.data.loader import make_eval_loader
-from avssl.data.manifest import Manifest
+from avssl.data.lengths import frame_count, longest_frames
+from avssl.data.loader import Loader, make_eval_loader
+from avssl.data.manifest import Clip, Manifest
+from avssl.data.usable import Check, Misfit, extent
 from avssl.errors import UserError
 from avssl.files import write_whole
 from avssl.speech.decoding import Decoding
@@ -29,13 +32,13 @@ EVERY = 10.0  # s between two lines of progress
 
 
 @dataclass(frozen=True)
-class Transcript:
+class Reading:
     """What was read of a clip.
 
     Attributes:
         row: of the manifest. path: of the clip.
         text: what was read. confidence: 0 to 1.
-        failure: why the clip could not be read, "" if it could.
+        failure: why the clip was not read, "" if it was.
     """
 
     row: int
@@ -72,19 +75,21 @@ class Task:
             "lm": self.reader.description.get("lm"),
             "decode": asdict(self.settings),
             "inputs": {name: asdict(recipe) for name, recipe in self.data.inputs.items()},
+            "longest": self.data.reach,
             "clips": f"{len(rows)} ({zlib.crc32(repr(rows).encode()):08x})",
         }
         return json.loads(json.dumps(about))
 
 
-def transcribe_clips(task: Task, file: Path) -> list[Transcript]:
+def transcribe_clips(task: Task, file: Path) -> list[Reading]:
     """Read the clips of a task, those that `file` holds from an earlier call left out.
 
     Args:
         file: where what is done stands, such as transcripts/test.jsonl.
 
     Returns:
-        One for each row, in their order; unreadable clips have a `failure`.
+        One for each row, in their order; clips that cannot be read, or are longer than
+        `data.lengths.longest`, have a `failure`.
 
     Raises:
         UserError: a source of clips cannot be read at all.
@@ -94,7 +99,7 @@ def transcribe_clips(task: Task, file: Path) -> list[Transcript]:
     left = [row for row in task.rows if row not in done]
     if left:
         if done:
-            print(f"{task.name}: {len(done)} clips were read earlier", flush=True)
+            print(f"{task.name}: {len(done)} clips were done earlier", flush=True)
         lines = [task.about(), *(asdict(found) for found in done.values())]
         write_whole(file, "".join(f"{json.dumps(line)}\n" for line in lines))
         with open(file, "a", encoding="utf-8") as stream:
@@ -106,47 +111,80 @@ def transcribe_clips(task: Task, file: Path) -> list[Transcript]:
     return [done[row] for row in task.rows]
 
 
-def _read(task: Task, rows: list[int]) -> Iterator[list[Transcript]]:
-    """Transcripts batch by batch, and in the end those that could not be read."""
-    manifest = Manifest(task.manifest.root, [task.manifest.clips[row] for row in rows])
-    dataset = ClipDataset(manifest, task.data, split=None, training=False, replace=False)
-    reasons = dict(dataset.left_out)
-    began = said = now()
+def _read(task: Task, rows: list[int]) -> Iterator[list[Reading]]:
+    """First the clips that cannot be read, for all that is known of them, then transcripts batch by
+    batch."""
+    clips = task.manifest.clips
+    check = _Fitting(task.data)
+    reasons = {row: reason for row in rows if (reason := check.reason(clips[row]))}
+    yield [Reading(row, clips[row].path, failure=reason) for row, reason in reasons.items()]
+    rows = [row for row in rows if row not in reasons]
+    if not rows:
+        return
+    names = Counter(clips[row].path for row in rows)
+    row_of = {clips[row].path: row for row in rows if names[clips[row].path] == 1}
+    damaged: dict[str, str] = {}  # of files with several clips: it is not said which
     read: set[int] = set()
-    for batch in make_eval_loader(dataset, task.data, device=task.reader.device):
-        reasons |= dict(batch["failures"])
-        numbers = batch["clip"].tolist()
-        found = task.reader.transcribe(batch, settings=task.settings) if numbers else []
+    began = said = now()
+    for batch in _batches(task, rows):
+        read_now = [rows[number] for number in batch["clip"].tolist()]
+        found = task.reader.transcribe(batch, settings=task.settings) if read_now else []
         texts = [task.reader.units.decode(item.units) for item in found]
-        yield [
-            Transcript(rows[number], manifest.clips[number].path, text, round(item.confidence, 6))
-            for number, text, item in zip(numbers, texts, found, strict=True)
+        readings = [
+            Reading(row, clips[row].path, text, round(item.confidence, 6))
+            for row, text, item in zip(read_now, texts, found, strict=True)
         ]
-        read |= set(numbers)
+        for path, reason in batch["failures"]:
+            if path in row_of:
+                readings.append(Reading(row_of[path], path, failure=reason))
+            damaged[path] = reason
+        yield readings
+        read |= {item.row for item in readings}
         if now() - said > EVERY:
             said = now()
-            total, rate = len(dataset), len(read) / (said - began)  # clips per second
-            left = f"  ETA {clock((total - len(read)) / rate)}" if rate else ""
-            print(f"{task.name}: {len(read)} of {total} clips{left}", flush=True)
+            rate = len(read) / (said - began)  # clips per second
+            left = f"  ETA {clock((len(rows) - len(read)) / rate)}" if rate else ""
+            print(f"{task.name}: {len(read)} of {len(rows)} clips{left}", flush=True)
     yield [
-        Transcript(row, manifest.clips[number].path, failure=reasons.get(path, "cannot be read"))
-        for number, row in enumerate(rows)
-        if number not in read and (path := manifest.clips[number].path)
+        Reading(row, path, failure=damaged.get(path, "cannot be read"))
+        for row in rows
+        if row not in read and (path := clips[row].path)
     ]
 
 
-def _done(file: Path, task: Task) -> dict[int, Transcript]:
+def _batches(task: Task, rows: list[int]) -> Loader:
+    """Those rows, numbered anew, within the budget."""
+    manifest = Manifest(task.manifest.root, [task.manifest.clips[row] for row in rows])
+    dataset = ClipDataset(manifest, task.data, split=None, training=False, replace=False)
+    return make_eval_loader(dataset, task.data, device=task.reader.device)
+
+
+class _Fitting(Check):
+    """Clips longer than `data.lengths.longest` cannot serve: what is cut off would not be read."""
+
+    def __call__(self, clip: Clip) -> tuple[int, list[int]]:
+        found = super().__call__(clip)
+        seconds = extent(clip, video=self.config.needs_video)[1]
+        if frame_count(seconds, self.config) > longest_frames(self.config):
+            raise Misfit(
+                f"is {seconds:.2f} s long, data.lengths.longest is {self.config.reach:g}: read it "
+                "in pieces with tools/lipread.py"
+            )
+        return found
+
+
+def _done(file: Path, task: Task) -> dict[int, Reading]:
     """What an earlier call with the same reader left, by row; a line half written is left out."""
     if not file.is_file():
         return {}
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    found: dict[int, Transcript] = {}
+    found: dict[int, Reading] = {}
     try:
         if json.loads(lines[0]) != task.about():
             return {}
         for line in lines[1:]:
             if line.endswith("\n"):
-                item = Transcript(**json.loads(line))
+                item = Reading(**json.loads(line))
                 found[item.row] = item
     except (ValueError, TypeError, IndexError):
         raise UserError(f"{file} is damaged: remove it, and the clips are read again") from None

@@ -56,7 +56,7 @@ def run(experiment: Path) -> Path:
 def batch_of(reader: Reader, experiment: Path, paths: Sequence[str]) -> dict:
     """The clips of these names as one batch."""
     data = prepare(experiment, []).experiment.config.data
-    data = reading_config(data, reader.data)
+    data = reading_config(data, reader)
     manifest = open_source(data)
     clips = [clip for clip in manifest.clips if clip.path in paths]
     dataset = ClipDataset(
@@ -239,6 +239,40 @@ def test_pseudo_labels_come_from_the_reader_alone(experiment: Path, tmp_path: Pa
         pseudo_manifest(job, str(source), tmp_path / "round2", 1.0)
     with pytest.raises(UserError, match="no clip to label: all 11"):
         pseudo_manifest(job, job.experiment.config.data.source, tmp_path / "again", 0.0)
+
+
+def test_stretches_without_text_are_labelled_unless_they_overlap_what_is_held_out(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tones(tmp_path / "known.wav", "ab")
+    write_tones(tmp_path / "talk.wav", "abbaab bb")  # 1.24 s
+    write_tones(tmp_path / "endless.wav", "ab" * 9)  # 2.32 s; data.lengths.longest is 2
+    rows = [
+        {"path": "known.wav", "start": "", "end": "", "text": "AB", "split": "train"},
+        {"path": "endless.wav", "start": "", "end": "", "text": "", "split": "train"},
+        {"path": "talk.wav", "start": "0", "end": "0.44", "text": "", "split": "train"},
+        {"path": "talk.wav", "start": "0.44", "end": "0.8", "text": "aa", "split": "test"},
+    ]
+    own = write_manifest(tmp_path, rows)
+    job = prepare(experiment, [f"data.source={own}"])
+
+    def labelled_now(source: Path, folder: str) -> set[tuple[str, str]]:
+        path = pseudo_manifest(job, str(source), tmp_path / folder, 0.0)
+        with open(path, newline="") as file:
+            found = list(csv.DictReader(file))
+        assert sum(row["path"].startswith("labelled/") for row in found) == 2
+        return {(r["path"], r["start"]) for r in found if r["path"].startswith("pseudo/")}
+
+    assert labelled_now(own, "own") == {("pseudo/talk.wav", "0")}
+    counts = "1 kept, 0 dropped for their confidence, 0 for nothing was read, 1 unreadable or too"
+    assert f"{counts} long, 2 left alone" in capsys.readouterr().out
+    others = [("0.36", "0.6"), ("0.7", "1.2"), ("", ""), ("0.8", "1.24")]
+    more = [{**rows[1], "path": "talk.wav", "start": start, "end": end} for start, end in others]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "talk.wav").symlink_to(tmp_path / "talk.wav")
+    assert labelled_now(write_manifest(tmp_path / "more", more), "others") == {
+        ("pseudo/talk.wav", "0.8")
+    }
 
 
 def test_round_two_trains_on_both_from_the_same_start(

@@ -15,7 +15,7 @@ from avssl.speech.decoding import Decoding, Hypothesis
 from avssl.speech.reader import Reader
 from avssl.speech.transcripts import Task, transcribe_clips
 from avssl.speech.units import Units
-from tests.speech.tones import CONFIGS, TEXTS, write_clips
+from tests.speech.tones import CONFIGS, TEXTS, write_clips, write_manifest, write_tones
 
 UNITS = Units.characters("ab ")
 SIZES = {
@@ -101,11 +101,11 @@ def test_reading_that_was_stopped_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         transcribe_clips(task, file)
     done = len(file.read_text().splitlines()) - 1
-    assert done == sum(stub.read[:2]) > 0
+    assert done == 1 + sum(stub.read[:2]) > 1  # the damaged one first
     with open(file, "a") as stream:
         stream.write('{"row": 5, "pa')  # the process was killed while it wrote
     found = transcribe_clips(task, file)
-    assert f"train: {done} clips were read earlier" in capsys.readouterr().out
+    assert f"train: {done} clips were done earlier" in capsys.readouterr().out
     assert [item.row for item in found] == rows
     assert sum(stub.read[:2]) + sum(stub.read[3:]) == len(TEXTS) - 1
     (broken,) = [item for item in found if item.failure]
@@ -119,3 +119,30 @@ def test_reading_that_was_stopped_goes_on_where_it_was(
     file.write_text(json.dumps(task.about()) + "\nno json\n")
     with pytest.raises(UserError, match="is damaged: remove it"):
         transcribe_clips(task, file)
+
+
+def test_clips_that_cannot_be_read_are_told_from_the_start_on(tmp_path: Path) -> None:
+    (tmp_path / "damaged.wav").write_bytes(b"RIFF damaged")
+    write_tones(tmp_path / "long.wav", "ab" * 9)
+    rows = [{"path": f"{name}.wav", "text": "a", "split": "test"} for name in ("damaged", "long")]
+    source = str(write_manifest(tmp_path, rows))
+    inputs = {"audio": WaveConfig()}
+    data = DataConfig(source=source, cache=str(tmp_path), lengths=LENGTHS, inputs=inputs, workers=0)
+    stub, manifest = Stub(), open_source(data)
+    task = Task("test", stub, Decoding(beam=2), manifest, [0, 1], data)  # type: ignore[arg-type]
+    for _ in range(2):  # anew, and where nothing else is left
+        damaged, long = transcribe_clips(task, tmp_path / "test.jsonl")
+        assert damaged.failure and "2.32 s long, data.lengths.longest is 2" in long.failure
+        lines = (tmp_path / "test.jsonl").read_text().splitlines()
+        (tmp_path / "test.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    assert stub.read == []
+
+
+@pytest.mark.parametrize("name", ["audio.embed.proj.weight", "head.decoder.out.bias"])
+def test_a_reader_that_diverged_says_so(name: str) -> None:
+    reader = reader_of_both()
+    with torch.no_grad():
+        reader.graph.get_parameter(name).fill_(torch.nan)
+    batch = {"video": torch.randn(1, 1, 5, 32, 32), "audio": torch.randn(1, 5, 640)}
+    with pytest.raises(UserError, match="the model diverged, or its weights are damaged"):
+        reader.transcribe(batch)
