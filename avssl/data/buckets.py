@@ -14,8 +14,9 @@ from avssl.data.config import LengthsConfig
 from avssl.errors import UserError
 
 Padding = tuple[int, int]  # frames and units that the clips of a batch are padded to
-# (epoch, index), with data.lengths also the padding of the global batch
-Item = tuple[int, int] | tuple[int, int, Padding]
+# (epoch, index); with data.lengths also the padding of the global batch, and frames of the shortest
+# clip of the bucket it is from, where it is from one
+Item = tuple[int, int] | tuple[int, int, Padding] | tuple[int, int, Padding, int]
 
 
 class Buckets:
@@ -29,6 +30,7 @@ class Buckets:
     Attributes:
         parts: indices of the clips of each bucket, from the shortest on.
         batch: clips in a batch of each bucket.
+        floors: frames of the shortest clip of each bucket.
         steps: batches in an epoch. clips: clips in these.
 
     Raises:
@@ -43,8 +45,13 @@ class Buckets:
         self.parts = np.array_split(ranked, min(lengths.buckets, len(sizes) // world))
         self.batch = [_clips(sizes[part], lengths.budget, world) for part in self.parts]
         counts = [len(part) // size for part, size in zip(self.parts, self.batch, strict=True)]
+        self.floors = [int(sizes[part, 0].min()) for part in self.parts]
         self.steps = sum(counts)
         self.clips = sum(n * size for n, size in zip(counts, self.batch, strict=True))
+
+    def shortest(self, frames: int) -> int:
+        """Frames of the shortest clip of the bucket that a clip of so many is in."""
+        return max(floor for floor in self.floors if floor <= frames)
 
     def order(self, seed: int, epoch: int) -> list[np.ndarray]:
         """The clips of each batch of an epoch, a function of (seed, epoch) alone."""
@@ -86,7 +93,8 @@ class BucketBatches(Sequence[list[Item]]):
         share = len(rows) // self.world
         own = rows[self.rank * share : (self.rank + 1) * share]
         wide = padding(self.sizes, rows)  # of the whole batch: the same on every rank
-        return [(epoch, int(index), wide) for index in own]
+        shortest = self.buckets.shortest(int(self.sizes[rows, 0].min()))
+        return [(epoch, int(index), wide, shortest) for index in own]
 
 
 def _clips(sizes: np.ndarray, budget: int, world: int) -> int:

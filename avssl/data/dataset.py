@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from avssl.data.batches import finish_inputs, stack_inputs
-from avssl.data.buckets import Padding
+from avssl.data.buckets import Item, Padding
 from avssl.data.config import DataConfig, FbankConfig, FramesConfig, TextConfig
 from avssl.data.lengths import read_stretch
 from avssl.data.manifest import Clip, Manifest
@@ -131,19 +131,28 @@ class ClipDataset(Dataset[Sample]):
             lines.append(f"  and {len(self.left_out) - shown} more")
         return "\n".join(lines)
 
-    def __getitem__(self, item: tuple[int, int] | tuple[int, int, Padding]) -> Sample:
-        """The example `index` of `epoch`; an unreadable clip is replaced by another one, which is
-        no longer than the third entry says, what the clips of its batch are padded to.
+    def __getitem__(self, item: Item) -> Sample:
+        """The example `index` of `epoch`; an unreadable clip is replaced by another one.
+
+        That is no longer than the third entry of `item` says, what the clips of its batch are
+        padded to, and no shorter than the fourth; the last replacements tried may be shorter.
 
         Returns:
             A sample; one without inputs if it is not replaced, or the replacements were unreadable.
         """
         epoch, index = item[:2]
-        padding = item[2] if len(item) == 3 else (0, 0)
+        padding = item[2] if len(item) > 2 else (0, 0)
+        shortest = item[3] if len(item) > 3 else 0
         failures: list[tuple[str, str]] = []
         for attempt in range(1 + _REPLACEMENTS * self.replace):
             random = np.random.default_rng([self.seed, epoch, index, attempt])
-            chosen = index if attempt == 0 else self._another(random, padding)
+            chosen = (
+                index
+                if attempt == 0
+                else self._another(
+                    random, padding, shortest if attempt <= _REPLACEMENTS // 2 else 0
+                )
+            )
             try:
                 inputs = self._timed(self._read, chosen, random, limit=self.config.time_limit)
             except (MediaError, TimeoutError) as error:
@@ -157,11 +166,12 @@ class ClipDataset(Dataset[Sample]):
             return Sample(inputs, row, label, attempt > 0, failures, padding)
         return Sample({}, self.rows[index], self.labels[index], True, failures, padding)
 
-    def _another(self, random: np.random.Generator, padding: Padding) -> int:
+    def _another(self, random: np.random.Generator, padding: Padding, shortest: int) -> int:
         """A clip that may stand in for one of a batch that is padded so far."""
         if self.sizes is None or padding == (0, 0):
             return int(random.integers(len(self.clips)))
-        return int(random.choice(np.flatnonzero((self.sizes <= padding).all(1))))
+        fits = (self.sizes <= padding).all(1) & (self.sizes[:, 0] >= shortest)  # [N]
+        return int(random.choice(np.flatnonzero(fits)))
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Make a batch: filterbanks float32 [B, 1, T, F], pictures still uint8 [B, 3, T, H, W].

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from avssl.speech.units import Units
 
 
+CROP = 160  # pixels: a square picture up to this size is a mouth crop
+
+
+def is_crop(clip: Clip) -> bool:
+    """Whether the pictures of a clip are mouth crops, by their size."""
+    return clip.width == clip.height and (clip.width or 0) <= CROP
+
+
 def extent(clip: Clip, *, video: bool) -> tuple[float, float]:
     """First second and length of what a clip offers; of its sound alone if no picture is read."""
     end = clip.duration or 0.0
@@ -53,7 +61,7 @@ class Check:
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         recipes = config.inputs.values()
-        self.square = any(isinstance(item, LipsConfig) for item in recipes)
+        self.lips = any(isinstance(item, LipsConfig) for item in recipes)
         text = [item for item in recipes if isinstance(item, TextConfig)]
         self.units = open_units(text[0]) if text else None
 
@@ -70,10 +78,10 @@ class Check:
             raise Misfit(reason)
         if lengths is None:
             return 0, []
-        if self.square and clip.width != clip.height:
+        if self.lips and not is_crop(clip):
             raise Misfit(
-                f"its picture of {clip.width} x {clip.height} is not a square mouth crop: make "
-                "crops with tools/prepare_lips.py"
+                f"its picture of {clip.width} x {clip.height} is no mouth crop (square, at most "
+                f"{CROP} pixels): make crops with tools/prepare_lips.py"
             )
         seconds = extent(clip, video=video)[1]
         frames, most = frame_count(seconds, self.config), longest_frames(self.config)

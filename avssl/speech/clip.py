@@ -16,12 +16,11 @@ from avssl.data.container import MediaError
 from avssl.data.lengths import cropped_lips, frame_count
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import read_clip_sound, read_pictures
-from avssl.data.usable import extent
+from avssl.data.usable import extent, is_crop
 from avssl.encoders.arrays import scaled
 from avssl.encoders.windows import scan_file
 from avssl.errors import UserError
 
-_CROPS = 160  # pixels: square pictures up to this size are mouth crops already
 _LONGEST = 1200.0  # s: crops of a clip are held in memory, 0.7 MB of each second
 _CROP_RATE = 25  # per second, of crops made of a face
 
@@ -101,7 +100,7 @@ def _read(path: Path, data: DataConfig, row: Clip) -> SpeechClip:
 
 def _mouths(path: Path, row: Clip, recipe: LipsConfig, frames: int) -> np.ndarray:
     """uint8 [T, stored, stored, 3] at the recipe's rate."""
-    if row.width == row.height and (row.width or 0) <= _CROPS:
+    if is_crop(row):
         times = np.arange(frames) / recipe.rate
         return read_pictures(path, row, times, short_side=recipe.stored)
     from avssl.lips.crops import cropped

@@ -66,10 +66,19 @@ class Clips:
 
     @property
     def fingerprint(self) -> str:
-        """Number of train clips, and a checksum of which they are: "2000 (5c1d9a0b)"."""
-        clips = self._dataset("train", training=True).clips
-        rows = "\n".join(f"{clip.path} {clip.start} {clip.end}" for clip in clips)
-        return f"{len(clips)} ({hashlib.sha256(rows.encode()).hexdigest()[:8]})"
+        """Number of train clips, and a checksum of which they are: "2000 (5c1d9a0b)".
+
+        With `data.lengths` also of how many processes, where their batches, which they share
+        evenly, are not those of one: "2000 (5c1d9a0b) in batches for 3 processes".
+        """
+        dataset, world = self._dataset("train", training=True), self.world.size
+        rows = "\n".join(f"{clip.path} {clip.start} {clip.end}" for clip in dataset.clips)
+        found = f"{len(dataset)} ({hashlib.sha256(rows.encode()).hexdigest()[:8]})"
+        if dataset.sizes is None or world == 1:
+            return found
+        one, own = (make_buckets(dataset, self.config, world=size) for size in (1, world))
+        alike = one.batch == own.batch and len(one.parts) == len(own.parts)
+        return found if alike else f"{found} in batches for {world} processes"
 
     @property
     def description(self) -> dict[str, Any]:

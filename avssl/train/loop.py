@@ -206,7 +206,8 @@ def prepare(session: Session, instance: Instance) -> Stage:
             raise UserError(
                 f"{instance.name} was started on the train clips {progress.clips} and finds "
                 f"{session.clips.fingerprint} now (number and checksum of the paths): bring the "
-                "earlier clips back, or give another run folder with run=..."
+                "earlier clips back, start as many processes as before where these are named, or "
+                "give another run folder with run=..."
             )
         checkpoint.load(path, graph, optimizer)
     start, seconds = (progress.step, progress.seconds) if progress else (0, 0.0)

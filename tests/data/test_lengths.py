@@ -312,6 +312,7 @@ def test_clips_that_cannot_serve_are_left_out_with_a_reason(folder: Path, scanne
         stretch(scanned, 0, 8),
         stretch(scanned, 0, 20, has_audio=False),
         stretch(scanned, 0, 20, width=120),
+        stretch(scanned, 0, 20, width=1080, height=1080),
     ]
     dataset = ClipDataset(Manifest(folder, clips), CONFIG)
     assert dataset.rows == [0, 3]
@@ -323,12 +324,14 @@ def test_clips_that_cannot_serve_are_left_out_with_a_reason(folder: Path, scanne
         "is 2.40 s long and cannot be cut, for its transcript is read: data.lengths.longest is 2",
         "is 0.32 s long, data.lengths.shortest is 0.4",
         "has no sound",
-        "its picture of 120 x 64 is not a square mouth crop: make crops with tools/prepare_lips.py",
+        "its picture of 120 x 64 is no mouth crop (square, at most 160 pixels): make crops with "
+        "tools/prepare_lips.py",
+        "its picture of 1080 x 1080 is no mouth crop",
     ]
     assert len(reasons) == len(parts)
     for reason, part in zip(reasons, parts, strict=True):
         assert part in reason
-    assert "2 clips serve, 7 are left out" in dataset.describe()
+    assert "2 clips serve, 8 are left out" in dataset.describe()
     assert ClipDataset(Manifest(folder, clips), without_text()).rows == [0, 1, 2, 3, 4, 5]
     with pytest.raises(UserError, match=r"none of the 1 clips .*prepare_lips"):
         ClipDataset(Manifest(folder, clips[8:]), CONFIG)
@@ -354,6 +357,11 @@ def test_an_unreadable_clip_is_replaced_by_one_that_fits(
         assert batch["video"].shape == before["video"].shape
         assert batch["text"].shape == before["text"].shape
         assert not set(batch["clip"].tolist()) & bad
+        # of the same bucket as those of the batch
+        assert dataset.sizes is not None
+        lengths, others = (dataset.sizes[item["clip"], 0] for item in (batch, before))
+        floor = make_buckets(dataset, CONFIG, world=1).shortest(int(others.min()))
+        assert lengths.min() >= floor
 
 
 def test_a_share_of_the_train_split_is_the_same_for_any_seed(folder: Path, scanned: Clip) -> None:
