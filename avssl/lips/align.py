@@ -81,13 +81,16 @@ def placed(landmarks: np.ndarray) -> Placement:
 def smoothed(landmarks: np.ndarray, window: int = WINDOW) -> np.ndarray:
     """Landmarks whose shape is the mean of those around, and whose place is their own [T, P, 2].
 
-    The window is centred on each picture and shrinks at the ends of the clip.
+    The window has so many pictures, a half of them up to the picture itself and a half behind it
+    (so its middle is half a picture late [choice]), and shrinks at the ends of the clip, by as many
+    on both sides.
     """
     count = len(landmarks)
     result = np.empty_like(landmarks)
     for number in range(count):
-        reach = min(window // 2, number, count - 1 - number)
-        mean = landmarks[number - reach : number + reach + 1].mean(0)
+        before = min((window - 1) // 2, number, count - 1 - number)
+        after = min(window // 2, number, count - 1 - number)
+        mean = landmarks[number - before : number + after + 1].mean(0)
         result[number] = mean + (landmarks[number].mean(0) - mean.mean(0))
     return result
 

@@ -72,17 +72,21 @@ def prepare_lips(
         retry: try clips again that an earlier call skipped.
 
     Raises:
-        UserError: the target holds other crops or is the source, or a package is missing.
+        UserError: the target holds other crops or is in the source folder, or a package is missing.
     """
-    if os.path.realpath(target) == os.path.realpath(manifest.root):
-        raise UserError(f"{target} is the folder of the clips themselves: name another one")
+    own, clips = Path(os.path.realpath(target)), Path(os.path.realpath(manifest.root))
+    if own == clips or clips in own.parents:
+        where = "the folder of the clips themselves" if own == clips else f"inside {manifest.root}"
+        raise UserError(
+            f"{target} is {where}, whose clips would be mixed with their crops: name another folder"
+        )
     if not settings.landmarks:
         model_files()
         need("openvino", extra="lips", purpose="finding faces")
-    claim(target, dataclasses.asdict(settings))
+    claim(target, _noted(settings, target))
     unusable = [clip for clip in manifest.clips if clip.reason and clip.has_video is False]
     jobs = _jobs(manifest, target)
-    record = Record(target, manifest.root)
+    record = Record(target, manifest.root, settings.landmarks)
     pieces = {job.name: known for job in jobs if (known := record.get(job.rows, retry=retry))}
     if pieces:
         print(f"{len(pieces)} of {len(jobs)} files are prepared already")
@@ -98,6 +102,14 @@ def prepare_lips(
     _write_skipped(target / "skipped.csv", skipped)
     _summary(target, made, skipped)
     return 0 if made else 1
+
+
+def _noted(settings: Settings, target: Path) -> dict[str, object]:
+    """The settings as the target folder keeps them: both folders may be moved together."""
+    noted = dataclasses.asdict(settings)
+    if settings.landmarks:
+        noted["landmarks"] = Path(os.path.relpath(settings.landmarks, target)).as_posix()
+    return noted
 
 
 def _jobs(manifest: Manifest, target: Path) -> list[_Job]:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from avssl.data.container import MediaError
 from avssl.data.manifest import Clip
 from avssl.errors import UserError
 from avssl.files import write_whole
+from avssl.lips.points import landmark_file
 
 _SETTINGS, _DONE = ".lips.json", ".lips.jsonl"
 
@@ -40,21 +42,30 @@ def claim(target: Path, settings: Mapping[str, object]) -> None:
         noted = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(f"{file} is damaged: remove {target}, or name another folder") from None
-    if noted != wanted:
-        raise UserError(
-            f"{target} holds crops prepared with {noted}, not {wanted}: name another folder"
-        )
+    if not isinstance(noted, dict):
+        raise UserError(f"{file} is damaged: remove {target}, or name another folder")
+    for name in wanted:
+        if noted.get(name) != wanted[name]:
+            raise UserError(
+                f"{target} holds crops prepared with --{name} {_said(noted.get(name))}, not "
+                f"{_said(wanted[name])}: name another folder"
+            )
+
+
+def _said(value: object) -> str:
+    return "(none)" if value in (None, "") else str(value)
 
 
 class Record:
     """The pieces of each source file, kept as it gets ready, so that a stopped run goes on.
 
     Args:
-        target: folder of the crops; source: folder of the clips' paths.
+        target: folder of the crops; source: folder of the clips' paths; landmarks: folder of given
+            landmarks, "" without.
     """
 
-    def __init__(self, target: Path, source: Path) -> None:
-        self.target, self.source = target, source
+    def __init__(self, target: Path, source: Path, landmarks: str = "") -> None:
+        self.target, self.source, self.landmarks = target, source, landmarks
         self.known: dict[str, list[Piece]] = {}
         try:
             lines = (target / _DONE).read_text(encoding="utf-8").splitlines()
@@ -85,14 +96,24 @@ class Record:
             lines.write(json.dumps(entry) + "\n")
 
     def _key(self, rows: Sequence[Clip]) -> str:
-        status = os.stat(self.source / rows[0].path) if self._is_there(rows[0]) else None
-        stamp = [status.st_size, status.st_mtime_ns] if status else []
-        return json.dumps(
-            [rows[0].path, stamp, [[row.start, row.end, row.wav, bool(row.text)] for row in rows]]
-        )
+        path = rows[0].path
+        key: list[object] = [path, _stamp(self.source / path)]
+        key.append([[row.start, row.end, row.wav, bool(row.text)] for row in rows])
+        if self.landmarks:
+            try:
+                key.append(_stamp(landmark_file(Path(self.landmarks), path)))
+            except MediaError:
+                key.append([])
+        return json.dumps(key)
 
-    def _is_there(self, row: Clip) -> bool:
-        return (self.source / row.path).is_file()
+
+def _stamp(file: Path) -> list[int]:
+    """Size and time of a file; empty if it is not there."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _piece(values: dict[str, object]) -> Piece:

@@ -165,10 +165,12 @@ def test_a_second_call_makes_nothing_again(
 
 
 def test_other_settings_need_another_folder(source: Path, prepared: Path) -> None:
-    with pytest.raises(UserError, match="name another folder"):
+    with pytest.raises(UserError, match=r"prepared with --quality 0, not 18: name another folder"):
         run(source / "talks", prepared, source / "points", quality=18)
     with pytest.raises(UserError, match="folder of the clips themselves"):
         run(source / "talks", source / "talks", source / "points")
+    with pytest.raises(UserError, match=r"crops is inside .*talks"):
+        run(source / "talks", source / "talks" / "crops", source / "points")
 
 
 def test_long_clips_without_text_are_cut_evenly(source: Path, tmp_path: Path) -> None:
