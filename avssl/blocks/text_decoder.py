@@ -21,6 +21,7 @@ from avssl.registry import register
 
 IGNORED = -1  # behind the end of a shorter text
 Past = tuple[Tensor, Tensor]  # keys and values of earlier places of texts: [N, L, H, Dh] each
+Table = tuple[Tensor, Tensor]  # of texts by clip, see `_table`
 
 
 class DecoderBlock(nn.Module):
@@ -54,25 +55,44 @@ class DecoderBlock(nn.Module):
         return self._rest(x, attention(q, own_k, own_v, bias=causal), k, v, hidden)
 
     def step(
-        self, x: Tensor, past: Past | None, k: Tensor, v: Tensor, *, hidden: Tensor | None
+        self,
+        x: Tensor,
+        past: Past | None,
+        k: Tensor,
+        v: Tensor,
+        *,
+        hidden: Tensor | None,
+        table: Table | None,
     ) -> tuple[Tensor, Past]:
-        """The next place of texts, x [N, 1, D], and `past` with its own keys and values added."""
+        """The next place of texts, x [N, 1, D], and `past` with its own keys and values added.
+        k, v: [B, T, H, Dh]."""
         q, *own = self._own(x)
         if past is not None:
             own = [torch.cat(pair, dim=1) for pair in zip(past, own, strict=True)]
-        return self._rest(x, attention(q, *own), k, v, hidden), (own[0], own[1])
+        return self._rest(x, attention(q, *own), k, v, hidden, table), (own[0], own[1])
 
     def _own(self, x: Tensor) -> tuple[Tensor, ...]:
         """Query, key and value of each place, [N, L, H, Dh]."""
         return self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
 
     def _rest(
-        self, x: Tensor, before: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None
+        self,
+        x: Tensor,
+        before: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hidden: Tensor | None,
+        table: Table | None = None,
     ) -> Tensor:
         """What follows the attention to earlier places, `before` [N, L, H, Dh]."""
         x = x + self._drop(self.proj(before.flatten(2)))  # [N, L, D]
         q = self.cross_q(self.norm2(x)).unflatten(-1, (self.heads, -1))  # [N, L, H, Dh]
-        x = x + self._drop(self.cross_proj(attention(q, k, v, bias=hidden).flatten(2)))
+        if table is not None:  # the keys of a clip are not copied for each of its texts
+            q = q.squeeze(1)[table[0]]  # [B, M, H, Dh]
+        seen = attention(q, k, v, bias=hidden)
+        if table is not None:
+            seen = seen.flatten(0, 1)[table[1]].unsqueeze(1)  # [N, 1, H, Dh]
+        x = x + self._drop(self.cross_proj(seen.flatten(2)))
         inner = self._drop(F.relu(self.fc1(self.norm3(x))))
         return x + self._drop(self.fc2(inner))  # [N, L, D]
 
@@ -179,23 +199,26 @@ class TextDecoder(nn.Module):
         past: Sequence[Past | None],
         keys: Sequence[Past],
         hidden: Tensor | None = None,
+        clips: Tensor | None = None,
     ) -> tuple[Tensor, list[Past]]:
         """Logits of the unit behind one more place of texts.
 
         Args:
             units: int64 [N], at that place; the first is the start.
             past: of each block, what the step before gave; None at the first place.
-            keys: of the frames of each text, as `keys` gives them, [N, T, H, Dh].
-            hidden: [N, 1, 1, T] of `hidden_frames`; None: all frames are real.
+            keys: of the frames of each clip, as `keys` gives them, [B, T, H, Dh].
+            hidden: [B, 1, 1, T] of `hidden_frames`; None: all frames are real.
+            clips: int64 [N], of each text; None: text i is of clip i.
 
         Returns:
             [N, U], and `past` for the next step.
         """
         place = 0 if past[0] is None else past[0][0].shape[1]
         x = self._embedded(units[:, None], place)  # [N, 1, D]
+        table = None if clips is None else _table(clips, keys[0][0].shape[0])
         grown: list[Past] = []
         for block, before, (k, v) in zip(self.blocks, past, keys, strict=True):
-            x, own = block.step(x, before, k, v, hidden=hidden)  # type: ignore[operator]
+            x, own = block.step(x, before, k, v, hidden=hidden, table=table)  # type: ignore[operator]
             grown.append(own)
         return self.out(self.norm(x[:, 0])), grown  # [N, U]
 
@@ -212,3 +235,16 @@ def hidden_frames(valid: Tensor, like: Tensor) -> Tensor:
     [N, 1, 1, T] of the type of `like`."""
     zeros = torch.zeros(valid.shape, dtype=like.dtype, device=like.device)
     return zeros.masked_fill(~valid, -math.inf)[:, None, None]
+
+
+def _table(clips: Tensor, batch: int) -> Table:
+    """Texts, of the clips int64 [N]: those of each of `batch` clips in a row [B, M], M texts of the
+    clip with the most, filled up with text 0; and where in it each stands, int64 [N] of B * M."""
+    counts = clips.bincount(minlength=batch)  # [B]
+    order = clips.argsort(stable=True)  # [N]
+    first = (counts.cumsum(0) - counts)[clips[order]]  # [N]
+    places = torch.arange(len(clips), device=clips.device)  # [N]
+    wide = int(counts.max())
+    slots = torch.empty_like(clips).scatter_(0, order, clips[order] * wide + places - first)  # [N]
+    texts = clips.new_zeros(batch * wide).scatter_(0, slots, places)  # [B * M]
+    return texts.view(batch, wide), slots

@@ -40,15 +40,14 @@ class DecoderSteps:
         Raises:
             UserError: the log-probabilities are not finite.
         """
-        keys = [(k[clips], v[clips]) for k, v in self.keys]  # [N, T, H, Dh]
-        hidden = self.hidden[clips]  # [N, 1, 1, T]
         rows = self._rows_before(prefixes, clips)
-        past: list[Past | None] = [None for _ in keys]
+        past: list[Past | None] = [None for _ in self.keys]
         if rows is not None:
             past = [(k[rows], v[rows]) for k, v in self.past]
         first = 0 if rows is None else prefixes.shape[1] - 1
         for place in range(first, prefixes.shape[1]):
-            logits, grown = self.decoder.step(prefixes[:, place], past, keys, hidden)
+            units = prefixes[:, place]  # [N]
+            logits, grown = self.decoder.step(units, past, self.keys, self.hidden, clips)
             past = list(grown)
         self.texts, self.clips, self.past = prefixes, clips, grown
         return finite(logits.float().log_softmax(-1))  # [N, U]

@@ -75,6 +75,9 @@ def test_one_step_at_a_time_gives_what_the_whole_text_gives(decoder: TextDecoder
     for place, units in enumerate(torch.tensor([[END, 5, 7], [END, 1, 1], [END, 4, END]]).T):
         logits, past = decoder.step(units, past, keys, hidden)
         torch.testing.assert_close(logits, whole[:, place])
+    clips = torch.tensor([2, 0, 2, 2])  # several texts of a clip
+    logits, _ = decoder.step(torch.full((4,), END), [None, None], keys, hidden, clips)
+    torch.testing.assert_close(logits, whole[clips, 0])
 
 
 def test_ctc_is_that_of_torch_a_sum_over_units_and_a_mean_over_clips() -> None:
