@@ -3,12 +3,14 @@
 What it adds to a run folder::
 
     units.model     SentencePiece units, where they were trained
+    units.sha256    of the transcripts that they were trained on
     reader/         `avssl.speech.reader.Reader`
     transcripts/    results.json  results.md  test.csv (path, reference, hypothesis, confidence)
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -22,12 +24,13 @@ from avssl.data.source import open_source
 from avssl.data.usable import Check, in_share, open_units
 from avssl.errors import UserError
 from avssl.speech.config import SpeechConfig
-from avssl.speech.reader import FOLDER, READER, UNITS, Reader, find_head, text_recipe
+from avssl.speech.reader import FOLDER, READER, Reader, find_head, text_recipe
 from avssl.speech.results import score_split, write_results
 from avssl.speech.store import write_reader
 from avssl.speech.units import Units, train_sentencepiece
 from avssl.train.experiment import LoadedExperiment, load_experiment
 from avssl.train.run import train
+from avssl.train.run_folder import HALF_UNITS, TEXTS, UNITS
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,9 @@ def _train_units(model: Path, data: DataConfig, pieces: int) -> None:
     """Train SentencePiece units, unless the run has them.
 
     Raises:
-        UserError: the transcripts do not give that many.
+        UserError: the transcripts do not give that many, or are others than before.
     """
+    beside = model.with_name(TEXTS)
     if model.is_file():
         units = Units.sentencepiece(model)
         if len(units) != pieces + 2:
@@ -175,12 +179,27 @@ def _train_units(model: Path, data: DataConfig, pieces: int) -> None:
                 f"{model} has {len(units) - 2} pieces, and speech.pieces is {pieces}: give another "
                 "run folder with run=..."
             )
-        return
+        if beside.is_file() and beside.read_text() != _checksum(transcripts_of(data)):
+            raise UserError(
+                f"{model} was trained on other transcripts than those of {data.source} now: give "
+                "another run folder with run=..., or remove this one"
+            )
+        return  # without a checksum they were given, as round 1 gives them to round 2
     texts = transcripts_of(data)
-    half = model.with_name(f".{model.name}.{os.getpid()}.tmp")  # under torchrun all train the same
-    train_sentencepiece(texts, half, size=pieces)
-    half.replace(model)
+    model.parent.mkdir(parents=True, exist_ok=True)
+    half = model.with_name(HALF_UNITS.replace("*", str(os.getpid())))
+    try:  # under torchrun all train the same
+        half.write_text(_checksum(texts))
+        half.replace(beside)
+        train_sentencepiece(texts, half, size=pieces)
+        half.replace(model)
+    finally:
+        half.unlink(missing_ok=True)
     print(f"{pieces} pieces trained on {len(texts)} transcripts: {model}", flush=True)
+
+
+def _checksum(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
 
 
 def _check_units(experiment: LoadedExperiment, units: Units) -> None:

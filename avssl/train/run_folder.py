@@ -41,7 +41,9 @@ HARMLESS = frozenset(
     }
 )  # fmt: skip
 
-UNITS = "units.model"  # made from the training texts before the first step
+# made from the training texts before the first step: units, and a checksum of the texts
+UNITS, TEXTS = "units.model", "units.sha256"
+HALF_UNITS = ".units.*.tmp"  # while a process makes them
 
 
 class RunFolder:
@@ -115,7 +117,9 @@ class RunFolder:
                     "Give another folder with run=..., or remove this one."
                 )
         elif self.path.is_dir() and any(
-            item.name not in (half_written(stored).name, UNITS) for item in self.path.iterdir()
+            item.name not in (half_written(stored).name, UNITS, TEXTS)
+            and not item.match(HALF_UNITS)
+            for item in self.path.iterdir()
         ):
             raise UserError(
                 f"{self.path} is not empty and not a run folder: give another one with run=..."

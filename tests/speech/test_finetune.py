@@ -20,6 +20,7 @@ from avssl.data.source import open_source
 from avssl.errors import UserError
 from avssl.files import metrics_rows
 from avssl.graph.graph import Graph
+from avssl.speech import job as finetuning
 from avssl.speech import pseudo
 from avssl.speech.averaging import average
 from avssl.speech.decoding import Decoding
@@ -27,6 +28,7 @@ from avssl.speech.job import finetune, prepare, reading_config
 from avssl.speech.pseudo import pseudo_manifest
 from avssl.speech.reader import Reader
 from avssl.train.loop import stage_seed
+from avssl.train.run_folder import RunFolder
 from tests.speech.tones import (
     CONFIGS,
     TEXTS,
@@ -210,6 +212,27 @@ def test_pieces_are_trained_once_in_the_run_folder(experiment: Path, tmp_path: P
     assert prepare(experiment, given).units == job.units
     with pytest.raises(UserError, match=r"has 5 pieces, and speech.pieces is 4"):
         prepare(experiment, [*given, "speech.pieces=4", "args.units=6"])
+    with pytest.raises(UserError, match="trained on other transcripts"):
+        prepare(experiment, [*given, "data.train_share=0.6"])
+
+
+def test_units_whose_training_was_stopped_leave_the_run_folder_usable(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(texts: list[str], path: Path, *, size: int) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    given = [f"run={run}", "speech.pieces=5", "args.units=7", "stages.frozen.steps=1"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetuning, "train_sentencepiece", stopped)
+        finetune(experiment, given)
+    assert [item.name for item in run.iterdir()] == ["units.sha256"]
+    (run / ".units.1.tmp").write_bytes(b"half")  # of a process that was killed
+    config = prepare(experiment, given).experiment.config
+    RunFolder(run).claim(config, {}, [CONFIGS / "graphs" / "speech_audio.yaml"])
+    assert (run / "config.yaml").is_file()
 
 
 def test_pseudo_labels_come_from_the_reader_alone(experiment: Path, tmp_path: Path) -> None:
