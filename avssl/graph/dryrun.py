@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from avssl.graph.graph import Call, Graph, SubGraph, plan
+from avssl.graph.calls import Call, plan
+from avssl.graph.graph import Graph, SubGraph
 from avssl.graph.source import Problems
 from avssl.graph.spec import GraphSpec, Input
 

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from avssl.errors import UserError
+from avssl.graph.calls import Call, execute_located, only_output, plan
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.source import Document, Place, Problems
@@ -31,19 +32,6 @@ from avssl.schedules import Schedule
 
 
 @dataclass(frozen=True)
-class Call:
-    """One step of the forward loop, with everything looked up beforehand."""
-
-    name: str
-    module: str
-    inputs: tuple[tuple[str, str], ...]  # (port, key of the value)
-    detach: tuple[str, ...]
-    outputs: tuple[tuple[str, str], ...]  # (output port, key of the value)
-    no_grad: bool
-    place: Place
-
-
-@dataclass(frozen=True)
 class Loss:
     """One loss of a graph: its weight over the stage."""
 
@@ -57,44 +45,6 @@ class Teacher:
     source: str
     momentum: Schedule
     statistics: Statistics
-
-
-def execute(
-    calls: Sequence[Call], modules: Mapping[str, nn.Module | None], values: dict[str, Any]
-) -> None:
-    """Run calls in order on ``values`` (keys ``batch.x`` and ``node.port``), which they extend."""
-    for call in calls:
-        arguments = {port: values[key] for port, key in call.inputs}
-        for port in call.detach:
-            arguments[port] = arguments[port].detach()
-        module = modules[call.module]
-        assert module is not None
-        if call.no_grad:
-            with torch.no_grad():
-                result = module(**arguments)
-        else:
-            result = module(**arguments)
-        if isinstance(result, Tensor):
-            values[call.outputs[0][1]] = result
-        else:
-            for port, key in call.outputs:
-                values[key] = result[port]
-
-
-def execute_located(
-    calls: Sequence[Call], modules: Mapping[str, nn.Module | None], values: dict[str, Any]
-) -> None:
-    """Run calls as ``execute`` does; an exception names the node it rose in and where that is."""
-    if torch.compiler.is_compiling():
-        execute(calls, modules, values)
-        return
-    for call in calls:
-        try:
-            execute((call,), modules, values)
-        except Exception as error:
-            note = f"in node '{call.name}' ({call.place}), which calls '{call.module}'"
-            error.__notes__ = [*getattr(error, "__notes__", []), note]  # add_note is Python 3.11
-            raise
 
 
 class SubGraph(nn.Module):
@@ -149,7 +99,7 @@ class Graph(nn.Module):
         _add_modules(self, spec, problems, "")
         self.losses = {n: Loss(_weight(loss)) for n, loss in spec.losses.items() if loss.active}
         self.calls = plan(spec, list(self.losses))
-        self._loss_keys = {name: f"{name}.{_output(spec, name)}" for name in self.losses}
+        self._loss_keys = {name: f"{name}.{only_output(spec, name)}" for name in self.losses}
         self._plans: dict[tuple[str, ...], tuple[tuple[Call, ...], dict[str, str]]] = {}
         self.log = spec.log
         self.notes: list[str] = []  # what was done to weights of other projects
@@ -315,7 +265,7 @@ class Graph(nn.Module):
             return name
         if node not in self.spec.calls:
             raise UserError(f"the graph has no node '{node}'; it has {', '.join(self.spec.calls)}")
-        return f"{node}.{port or _output(self.spec, node)}"
+        return f"{node}.{port or only_output(self.spec, node)}"
 
     def train(self, mode: bool = True) -> "Graph":
         """Switch to training mode; frozen modules and teachers stay in eval mode, except for the
@@ -448,41 +398,6 @@ class _NoInit(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
-
-
-def plan(spec: GraphSpec, keys: Sequence[str]) -> tuple[Call, ...]:
-    """The calls that compute ``keys`` (nodes or ``node.port``), in order of execution."""
-    needed = {key.partition(".")[0] for key in keys}
-    calls: list[Call] = []
-    for node in reversed(spec.calls.values()):
-        if node.name in needed:
-            calls.append(_call(spec, node))
-            needed.update(source.node for source in node.inputs.values())
-    return tuple(reversed(calls))
-
-
-def _call(spec: GraphSpec, node: Node) -> Call:
-    module = spec.modules[node.call]
-    assert module.signature is not None
-    return Call(
-        node.name,
-        node.call,
-        tuple((port, source.key) for port, source in node.inputs.items()),
-        node.detach,
-        tuple((port, f"{node.name}.{port}") for port in module.signature.outputs),
-        module.is_teacher,
-        node.place,
-    )
-
-
-def _output(spec: GraphSpec, name: str) -> str:
-    """The only output port of a node."""
-    module = spec.modules[spec.calls[name].call]
-    assert module.signature is not None
-    if len(module.signature.outputs) != 1:
-        outputs = ", ".join(module.signature.outputs)
-        raise UserError(f"node '{name}' has several outputs; name one: {outputs}")
-    return module.signature.outputs[0]
 
 
 def _weight(loss: Node) -> Schedule:

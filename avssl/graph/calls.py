@@ -1,0 +1,98 @@
+"""Calls: what a graph does, worked out beforehand and run in order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avssl.errors import UserError
+from avssl.graph.source import Place
+from avssl.graph.spec import GraphSpec, Node
+
+
+@dataclass(frozen=True)
+class Call:
+    """One step of the forward loop, with everything looked up beforehand."""
+
+    name: str
+    module: str
+    inputs: tuple[tuple[str, str], ...]  # (port, key of the value)
+    detach: tuple[str, ...]
+    outputs: tuple[tuple[str, str], ...]  # (output port, key of the value)
+    no_grad: bool
+    place: Place
+
+
+def execute(
+    calls: Sequence[Call], modules: Mapping[str, nn.Module | None], values: dict[str, Any]
+) -> None:
+    """Run calls in order on ``values`` (keys ``batch.x`` and ``node.port``), which they extend."""
+    for call in calls:
+        arguments = {port: values[key] for port, key in call.inputs}
+        for port in call.detach:
+            arguments[port] = arguments[port].detach()
+        module = modules[call.module]
+        assert module is not None
+        if call.no_grad:
+            with torch.no_grad():
+                result = module(**arguments)
+        else:
+            result = module(**arguments)
+        if isinstance(result, Tensor):
+            values[call.outputs[0][1]] = result
+        else:
+            for port, key in call.outputs:
+                values[key] = result[port]
+
+
+def execute_located(
+    calls: Sequence[Call], modules: Mapping[str, nn.Module | None], values: dict[str, Any]
+) -> None:
+    """Run calls as ``execute`` does; an exception names the node it rose in and where that is."""
+    if torch.compiler.is_compiling():
+        execute(calls, modules, values)
+        return
+    for call in calls:
+        try:
+            execute((call,), modules, values)
+        except Exception as error:
+            note = f"in node '{call.name}' ({call.place}), which calls '{call.module}'"
+            error.__notes__ = [*getattr(error, "__notes__", []), note]  # add_note is Python 3.11
+            raise
+
+
+def plan(spec: GraphSpec, keys: Sequence[str]) -> tuple[Call, ...]:
+    """The calls that compute ``keys`` (nodes or ``node.port``), in order of execution."""
+    needed = {key.partition(".")[0] for key in keys}
+    calls: list[Call] = []
+    for node in reversed(spec.calls.values()):
+        if node.name in needed:
+            calls.append(_call(spec, node))
+            needed.update(source.node for source in node.inputs.values())
+    return tuple(reversed(calls))
+
+
+def _call(spec: GraphSpec, node: Node) -> Call:
+    module = spec.modules[node.call]
+    assert module.signature is not None
+    return Call(
+        node.name,
+        node.call,
+        tuple((port, source.key) for port, source in node.inputs.items()),
+        node.detach,
+        tuple((port, f"{node.name}.{port}") for port in module.signature.outputs),
+        module.is_teacher,
+        node.place,
+    )
+
+
+def only_output(spec: GraphSpec, name: str) -> str:
+    """The only output port of a node."""
+    module = spec.modules[spec.calls[name].call]
+    assert module.signature is not None
+    if len(module.signature.outputs) != 1:
+        outputs = ", ".join(module.signature.outputs)
+        raise UserError(f"node '{name}' has several outputs; name one: {outputs}")
+    return module.signature.outputs[0]
