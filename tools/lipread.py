@@ -25,6 +25,8 @@ def main() -> int:
     options = _parser().parse_args()
     if options.serve:
         return _serve(options)
+    if options.port is not None or options.host is not None:
+        raise UserError("--port and --host are of the web page: they need --serve")
     if options.clip is None:
         raise UserError("give a clip to read, or --serve for the web page")
     return _read(options)
@@ -54,10 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--beam", type=count, help="hypotheses; default: as the model was scored")
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda")
     parser.add_argument("--serve", action="store_true", help="show a web page instead")
-    parser.add_argument("--port", type=int, default=7861, help="default: 7861; 0: any free one")
+    parser.add_argument("--port", type=int, help="of the page; default: 7861; 0: any free one")
     parser.add_argument(
-        "--host", default="127.0.0.1",
-        help="default: 127.0.0.1, this machine only; 0.0.0.0: every network it is in",
+        "--host",
+        help="of the page; default: 127.0.0.1, this machine only; 0.0.0.0: every network it is in",
     )  # fmt: skip
     return parser
 
@@ -105,7 +107,8 @@ def _serve(options: argparse.Namespace) -> int:
     def load() -> Readers:
         return Readers(options.model, device=options.device)
 
-    serve(load, host=options.host, port=options.port)
+    port = 7861 if options.port is None else options.port
+    serve(load, host=options.host or "127.0.0.1", port=port)
     return 0
 
 

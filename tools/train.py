@@ -9,6 +9,7 @@ any data is read (`tools/graph.py check` does only that).
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from avssl.errors import run_tool
@@ -27,7 +28,21 @@ def main() -> int:
 
     from avssl.train.run import train  # after the arguments, so that --help is quick
 
-    return train(options.experiment, options.overrides)
+    code = train(options.experiment, options.overrides)
+    if code == 0 and os.environ.get("RANK", "0") == "0":
+        _note(options.experiment, options.overrides)
+    return code
+
+
+def _note(path: Path, overrides: list[str]) -> None:
+    """Say what this tool has not done."""
+    from avssl.train.experiment import load_experiment
+
+    if load_experiment(path, overrides, shapes=False).config.speech is not None:
+        print(
+            "the section 'speech' was not read: the same arguments to tools/finetune.py average "
+            "the checkpoints of this run and score what the model reads"
+        )
 
 
 if __name__ == "__main__":

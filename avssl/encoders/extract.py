@@ -224,19 +224,20 @@ class Job:
     def _whole(
         self, windows: Iterable[tuple[int, dict[str, Tensor]]]
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """(clip, its features) once all its windows are there, in order; else it is left out.
+        """(clip, its features) once all its windows are there, in any order; else it is left out.
 
-        Windows of a clip follow each other, also in the order of length: they are equally long.
+        In the order of length other clips may come between the windows of one: where
+        data.lengths.longest is no whole number of frames, windows may differ by a frame.
         """
         counts = Counter(self.owners)
-        parts: list[dict[str, Tensor]] = []
-        current = -1
+        waiting: dict[int, dict[int, dict[str, Tensor]]] = {}  # clip -> window -> features
         for window, features in windows:
-            if self.owners[window] != current:
-                current, parts = self.owners[window], []
-            parts.append(features)
-            if len(parts) == counts[current]:
-                yield current, _joined(parts, self.wanted.pool)
+            owner = self.owners[window]
+            parts = waiting.setdefault(owner, {})
+            parts[window] = features
+            if len(parts) == counts[owner]:
+                del waiting[owner]
+                yield owner, _joined([parts[place] for place in sorted(parts)], self.wanted.pool)
 
     def _flush(self, pending: Sequence[tuple[Clip, dict[str, Tensor]]], number: int) -> None:
         features: dict[str, np.ndarray] = {}

@@ -6,6 +6,7 @@ Letters: H W height and width in pixels.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,11 @@ def check_target(path: Path, target: Path) -> None:
         raise UserError(f"--captions {target} must end in .mp4")
     if target.exists() and path.exists() and target.samefile(path):
         raise UserError(f"--captions {target} is the clip itself: name another file")
+    folder = target.parent
+    while not folder.exists():
+        folder = folder.parent  # is made when the captions are written
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--captions {target} cannot be written: name a file in another folder")
 
 
 def write_captions(path: Path, clip: Clip, words: Sequence[Word], target: Path) -> None:

@@ -32,6 +32,8 @@ def check_inputs(
         specs: stage -> its graph, of the stages that could be read.
         problems: collects what does not fit.
     """
+    if data is not None and data.lengths is not None:
+        _check_unused(document, problems)
     towers = probe.towers if probe is not None else {}
     if data is not None:
         for spec in specs.values():
@@ -47,6 +49,16 @@ def check_inputs(
     for name, source in towers.items():
         for stage, spec in specs.items():
             _check_tower(document, ("probe", "towers", name), source, stage, spec, problems)
+
+
+def _check_unused(document: Document, problems: Problems) -> None:
+    """Report what does nothing with `data.lengths`; a run folder's file holds the defaults."""
+    defaults = DataConfig()
+    for name in ("window", "batch"):
+        path = ("data", name)
+        if document.get(path) not in (None, getattr(defaults, name)):
+            sentence = f"data.{name} does nothing with data.lengths: leave it out."
+            problems.add(document.key_place(path), sentence)
 
 
 def _check_made(document: Document, data: DataConfig, spec: GraphSpec, problems: Problems) -> None:

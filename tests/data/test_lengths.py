@@ -333,7 +333,7 @@ def test_clips_that_cannot_serve_are_left_out_with_a_reason(folder: Path, scanne
         assert part in reason
     assert "2 clips serve, 8 are left out" in dataset.describe()
     assert ClipDataset(Manifest(folder, clips), without_text()).rows == [0, 1, 2, 3, 4, 5]
-    with pytest.raises(UserError, match=r"none of the 1 clips .*prepare_lips"):
+    with pytest.raises(UserError, match=r"none of the 2 clips .*prepare_lips"):
         ClipDataset(Manifest(folder, clips[8:]), CONFIG)
 
 

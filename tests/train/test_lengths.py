@@ -102,6 +102,7 @@ def test_a_run_that_is_continued_ends_with_the_same_figures(
             r"only with data.lengths in .*tiny.yaml batches have 'frames'",
         ),
         (WAVES, TEXT.replace("lr: 1.0e-2", "lr: 1.0e-2, lr_rule: per_256"), "lr_rule: absolute"),
+        (WAVES, TEXT.replace("  workers", "  batch: 8\n  workers"), "data.batch does nothing with"),
         (WAVES, TEXT.replace("type: wave", "type: wav"), "'data.inputs.audio.type' is 'wav'"),
         (WAVES, TEXT.replace("budget", "budgets"), "unknown key 'budgets' in 'data.lengths'"),
     ],
