@@ -9,7 +9,8 @@ from tests.speech.tones import CONFIGS
 
 LAPTOP = ["vsr", "asr", "avsr", "vsr_frozen"]
 # RAVEn's rows: encoder width and depth, rates of encoder and rest, weight decay, drop path,
-# layer decay, epochs, GPUs, millions of parameters of the decoder
+# layer decay, epochs, GPUs, millions of parameters of the decoder. Frames on each GPU are known of
+# pre-training alone, and taken from there.
 PAPER = {
     "raven_vsr_30h": (512, 12, 1e-3, 5e-3, 0.1, 0.2, 0.5, 50, 16, 10.1),
     "raven_vsr_433h": (1024, 24, 2e-3, 4e-3, 0.04, 0.3, 0.75, 75, 32, 153.3),
@@ -41,6 +42,20 @@ def test_laptop_configurations_take_the_pretrained_encoders_and_their_units(name
         assert ours is not None and theirs is not None
         changed = {k for k, v in ours.arguments.items() if theirs.arguments[k] != v}
         assert changed <= {"drop_path", "dropout", "attention_dropout"}
+
+
+def test_the_freezing_schedule_differs_from_plain_fine_tuning_in_its_stages_alone() -> None:
+    plain, frozen = (
+        load_experiment(CONFIGS / "finetune" / f"{name}.yaml", shapes=False)
+        for name in ("vsr", "vsr_frozen")
+    )
+    for section in ("train", "data", "speech"):
+        assert getattr(frozen.config, section) == getattr(plain.config, section)
+    ours, theirs = frozen.instances[-1].spec.arguments, plain.instances[-1].spec.arguments
+    starts = ("init", "head_init")
+    assert ours == {**theirs, **{name: ours[name] for name in starts}}
+    epochs = [sum(item.config.epochs or 0 for item in x.instances) for x in (plain, frozen)]
+    assert epochs[0] == epochs[1]
 
 
 @pytest.mark.parametrize("name", PAPER)
