@@ -21,9 +21,9 @@ from torch import Tensor
 
 from avssl.arguments import amount, count
 from avssl.bench.timing import CLOCK_HELP, CLOCKS, alternate, median_ratio
-from avssl.data.batches import REAL
 from avssl.data.buckets import Buckets
-from avssl.data.config import DataConfig, LengthsConfig, LipsConfig, WaveConfig
+from avssl.data.config import DataConfig
+from avssl.data.length_config import REAL, LengthsConfig, LipsConfig, WaveConfig
 from avssl.errors import UserError
 from avssl.graph.graph import Graph
 from avssl.train.experiment import load_experiment

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from avssl.blocks.init import init_token
-from avssl.ops.frames import put_frames, take_frames, valid_frames
+from avssl.ops.frames import mean_frames, put_frames, take_frames
 from avssl.registry import register
 
 
@@ -89,7 +89,4 @@ class MeanFrames(nn.Module):
 
     def forward(self, x: Tensor, frames: Tensor | None = None) -> Tensor:
         """x: [B, T, D]; frames: int64 [V]. Returns [B, D]."""
-        if frames is None:
-            return x.mean(1)
-        valid = valid_frames(frames, x.shape[0], x.shape[1])[:, :, None].to(x.dtype)  # [B, T, 1]
-        return (x * valid).sum(1) / valid.sum(1).clamp(min=1)
+        return mean_frames(x, frames)

@@ -13,19 +13,12 @@ import torch
 from torch import Tensor
 
 from avssl.data.buckets import Padding
-from avssl.data.config import (
-    FRAMES,
-    FbankConfig,
-    FramesConfig,
-    LipsConfig,
-    Recipe,
-    TextConfig,
-    WaveConfig,
-)
+from avssl.data.config import FbankConfig, FramesConfig, Recipe
 from avssl.data.features import fbank, fit_frames, normalize
+from avssl.data.length_config import FRAMES, REAL, LipsConfig, TextConfig, WaveConfig
+from avssl.ops.frames import valid_frames
 
 Recipes = Mapping[str, Recipe]  # input -> how it is made
-REAL = "frames"  # entry of a batch: where the real frames of its clips stand, int64 [V]
 ZERO_FRAMES = 25  # 1 s as recipes have it
 NO_UNIT = -1  # behind the end of a transcript
 
@@ -112,15 +105,14 @@ def finish_inputs(
             done[name] = done[name].float().mul_(scale).sub_(shift)  # [B, 3, T, H, W]
         if isinstance(recipe, LipsConfig) and name in done:
             scaled = done[name].float().mul_(1 / (255 * recipe.std)).sub_(recipe.mean / recipe.std)
-            done[name] = scaled.masked_fill_(_behind(scaled, done[REAL]), 0.0)  # [B, 1, T, H, W]
+            done[name] = scaled.masked_fill_(~_real(scaled, done[REAL]), 0.0)  # [B, 1, T, H, W]
     return done
 
 
-def _behind(lips: Tensor, frames: Tensor) -> Tensor:
-    """Which frames of [B, 1, T, H, W] lie behind the end of their clip: bool [B, 1, T, 1, 1]."""
+def _real(lips: Tensor, frames: Tensor) -> Tensor:
+    """Which frames of [B, 1, T, H, W] are their clip's own: bool [B, 1, T, 1, 1]."""
     batch, _, time = lips.shape[:3]
-    behind = torch.ones(batch * time, dtype=torch.bool, device=lips.device)
-    return behind.index_fill_(0, frames, False).view(batch, 1, time, 1, 1)
+    return valid_frames(frames, batch, time)[:, None, :, None, None]
 
 
 def frame_counts(batch: Mapping[str, Any], recipes: Recipes) -> list[int] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from avssl.data.config import LengthsConfig
+from avssl.data.length_config import LengthsConfig
 from avssl.errors import UserError
 
 Padding = tuple[int, int]  # frames and units that the clips of a batch are padded to

@@ -5,9 +5,15 @@ from typing import Literal
 
 import numpy as np
 
+from avssl.data.length_config import (
+    REAL,
+    LengthsConfig,
+    LipsConfig,
+    TextConfig,
+    WaveConfig,
+    positive,
+)
 from avssl.errors import UserError
-
-FRAMES = "T"  # stands in shapes for the number of frames of a clip
 
 # Statistics of ImageNet (RGB, 0 to 1), used by every recipe for pictures.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,7 +48,7 @@ class FbankConfig:
         return (1, self.frames, self.bins)
 
     def __post_init__(self) -> None:
-        _positive(self, "sample_rate", "bins", "frames", "std")
+        positive(self, "sample_rate", "bins", "frames", "std")
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,9 @@ class FramesConfig:
         return (times + max(length - seconds, 0.0) * draw) % length
 
     def __post_init__(self) -> None:
-        _positive(self, "frames", "size")
+        positive(self, "frames", "size")
         if self.seconds is not None:
-            _positive(self, "seconds")
+            positive(self, "seconds")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std need three numbers each (R, G, B), std above 0")
         if not 0 <= self.flip <= 1:
@@ -97,113 +103,6 @@ class FramesConfig:
                     f"short_side needs [low, high] with size ({self.size}) <= low <= high, "
                     f"found {self.short_side}"
                 )
-
-
-@dataclass(frozen=True)
-class LipsConfig:
-    """Mouth crops at `rate` pictures a second: float32 [B, 1, T, size, size], T frames of the clip.
-
-    Frame k is the picture shown at start + k / rate, read with `stored` pixels on a side; grey,
-    (x / 255 - mean) / std, and 0 behind the end of a clip. The file holds square mouth crops, as
-    tools/prepare_lips.py makes them.
-    """
-
-    type: Literal["lips"] = "lips"
-    size: int = 88  # pixels, square: cut out of
-    stored: int = 96  # training: at one random place for the whole clip; else the centre
-    rate: int = 25  # frames per second
-    flip: float = 0.0  # training: probability of a horizontal flip, of the whole clip
-    mean: float = 0.421
-    std: float = 0.165
-
-    @property
-    def shape(self) -> tuple[int | str, ...]:
-        """Of one clip: [1, T, H, W]."""
-        return (1, FRAMES, self.size, self.size)
-
-    def __post_init__(self) -> None:
-        _positive(self, "size", "rate", "std")
-        if self.stored < self.size:
-            raise ValueError(f"stored must be at least size ({self.size}), found {self.stored}")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip is a probability, found {self.flip}")
-
-
-@dataclass(frozen=True)
-class WaveConfig:
-    """The waveform, cut into frames: float32 [B, T, sample_rate / rate] in [-1, 1].
-
-    Exactly the T frames of the clip, silence where there is no sound; 0 behind the end of a clip.
-    """
-
-    type: Literal["wave"] = "wave"
-    sample_rate: int = 16000  # Hz
-    rate: int = 25  # frames per second
-
-    @property
-    def samples(self) -> int:
-        """Samples of a frame."""
-        return self.sample_rate // self.rate
-
-    @property
-    def shape(self) -> tuple[int | str, ...]:
-        """Of one clip: [T, samples of a frame]."""
-        return (FRAMES, self.samples)
-
-    def __post_init__(self) -> None:
-        _positive(self, "sample_rate", "rate")
-        if self.sample_rate % self.rate:
-            raise ValueError(
-                f"sample_rate ({self.sample_rate}) must be a multiple of rate ({self.rate})"
-            )
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Units of the transcript in the manifest's column `text`: int64 [B, U], -1 behind the end.
-
-    A clip whose transcript is empty, holds what is no unit, or needs more units than the clip has
-    frames, is left out.
-    """
-
-    type: Literal["text"] = "text"
-    units: Literal["characters", "sentencepiece"] = "characters"
-    alphabet: str = "abcdefghijklmnopqrstuvwxyz' "  # of characters
-    model: str | None = None  # file of the SentencePiece model
-
-    @property
-    def shape(self) -> tuple[int | str, ...]:
-        """Of one clip: [U]."""
-        return ("U",)
-
-    def __post_init__(self) -> None:
-        if (self.units == "sentencepiece") != (self.model is not None):
-            raise ValueError("model is the file of units: sentencepiece, and of no other")
-        if self.units == "characters" and len(set(self.alphabet)) != len(self.alphabet):
-            raise ValueError(f"alphabet names a character twice: {self.alphabet!r}")
-        if self.units == "characters" and not self.alphabet:
-            raise ValueError("alphabet is empty")
-
-
-@dataclass(frozen=True)
-class LengthsConfig:
-    """Clips keep their own length, and batches are made of clips of similar length.
-
-    Clips are parted into buckets by length. A batch comes from one bucket, whose batches all have
-    the same number of clips: as many as fit the budget at the length of its longest.
-    """
-
-    budget: int = 1500  # frames of a step, all ranks together, padding included
-    longest: float = 10.0  # s; of longer clips a stretch is read; left out where text is read
-    shortest: float = 0.4  # s; shorter clips are left out
-    buckets: int = 8
-
-    def __post_init__(self) -> None:
-        _positive(self, "budget", "shortest", "buckets")
-        if self.longest < self.shortest:
-            raise ValueError(
-                f"longest ({self.longest:g} s) is less than shortest ({self.shortest:g} s)"
-            )
 
 
 FixedRecipe = FbankConfig | FramesConfig  # of a window
@@ -229,7 +128,7 @@ class DataConfig:
     inputs: dict[str, Recipe] = field(default_factory=dict)  # input -> recipe
 
     def __post_init__(self) -> None:
-        _positive(self, "window", "batch", "prefetch", "time_limit")
+        positive(self, "window", "batch", "prefetch", "time_limit")
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more, found {self.workers}")
         if not 0 <= self.max_bad_share <= 1:
@@ -263,8 +162,8 @@ class DataConfig:
                 )
         if self.lengths is None or not self.inputs:
             return
-        if "frames" in self.inputs:
-            raise ValueError("inputs.frames: with lengths, frames is in every batch already")
+        if REAL in self.inputs:
+            raise ValueError(f"inputs.{REAL}: with lengths, {REAL} is in every batch already")
         if sum(isinstance(item, TextConfig) for item in self.inputs.values()) > 1:
             raise ValueError("inputs has more than one of type text: a clip has one transcript")
         rates = {f"{name} {item.rate}" for name, item in self._timed()}
@@ -315,10 +214,3 @@ class DataConfig:
     def needs_video(self) -> bool:
         """Whether an input is made from the picture."""
         return any(isinstance(item, FramesConfig | LipsConfig) for item in self.inputs.values())
-
-
-def _positive(item: object, *names: str) -> None:
-    for name in names:
-        value = getattr(item, name)
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, found {value}")

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from avssl.data.batches import finish_inputs, stack_inputs
 from avssl.data.buckets import Item, Padding
-from avssl.data.config import DataConfig, FbankConfig, FramesConfig, TextConfig
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig
+from avssl.data.length_config import TextConfig
 from avssl.data.lengths import read_stretch
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import MediaError, read_clip_sound, read_pictures

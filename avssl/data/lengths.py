@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from avssl.data.config import DataConfig, LipsConfig, WaveConfig
+from avssl.data.config import DataConfig
+from avssl.data.length_config import LipsConfig, WaveConfig
 from avssl.data.manifest import Clip
 from avssl.data.media import read_clip_sound, read_pictures
 

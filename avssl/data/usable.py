@@ -8,7 +8,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from avssl.data.config import DataConfig, LipsConfig, TextConfig
+from avssl.data.config import DataConfig
+from avssl.data.length_config import LipsConfig, TextConfig
 from avssl.data.lengths import frame_count, longest_frames
 from avssl.data.manifest import Clip, Manifest
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avssl.data.config import FbankConfig, Recipe, WaveConfig
+from avssl.data.config import FbankConfig, Recipe
+from avssl.data.length_config import WaveConfig
 from avssl.data.manifest import Clip
 from avssl.data.media import scaled_size
 from avssl.data.sound import resampler

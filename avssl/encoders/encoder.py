@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avssl.data.batches import REAL, finish_inputs, frame_counts, stack_inputs, zero_inputs
+from avssl.data.batches import finish_inputs, frame_counts, stack_inputs, zero_inputs
 from avssl.data.config import DataConfig, FixedRecipe, Recipe
+from avssl.data.length_config import REAL
 from avssl.encoders.fingerprint import fingerprint
 from avssl.encoders.layers import blocks_of, caught_layers, prefix_tokens
-from avssl.encoders.pooling import POOLS, Pool, cut, frame_mean, join, row_of, tensors_of
+from avssl.encoders.pooling import POOLS, Pool, cut, join, row_of, tensors_of
 from avssl.encoders.roles import Fusion, Tower
 from avssl.encoders.windows import Span, given_clips
 from avssl.errors import UserError
+from avssl.ops.frames import mean_frames
 
 TOKENS = "tokens"  # the output port of every tower: prefix tokens (CLS), then the patches
 
@@ -290,7 +292,7 @@ class Encoder(nn.Module):
                 raise UserError(f"pool='cls': {name} has no CLS token; use 'mean'")
             patches = x[:, prefix:]  # [B, N, D]
             if pool == "mean":
-                parts[name] = patches.mean(1) if frames is None else frame_mean(patches, frames)
+                parts[name] = mean_frames(patches, frames)
             else:
                 parts[name] = x[:, 0] if pool == "cls" else patches
         if pool == "none" and len(parts) > 1:

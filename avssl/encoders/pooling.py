@@ -14,13 +14,6 @@ Pool = Literal["mean", "cls", "none"]
 POOLS = ("mean", "cls", "none")
 
 
-def frame_mean(tokens: Tensor, frames: Tensor) -> Tensor:
-    """[B, T, D] -> [B, D]: the mean over the real frames, whose places in [B * T] are given."""
-    real = tokens.new_zeros(tokens.shape[0] * tokens.shape[1]).index_fill_(0, frames, 1.0)
-    real = real.view(*tokens.shape[:2], 1)  # [B, T, 1]
-    return (tokens * real).sum(1) / real.sum(1).clamp(min=1)
-
-
 def row_of(features: Any, row: int, *, layers: bool) -> Any:
     """One window's features, [D] or [N, D]; with `layers` there is an axis [L] before the batch."""
     if isinstance(features, dict):

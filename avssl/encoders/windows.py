@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avssl.data.config import DataConfig, FbankConfig, FramesConfig, LipsConfig, WaveConfig
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.data.dataset import ClipDataset
+from avssl.data.length_config import LipsConfig, WaveConfig
 from avssl.data.lengths import cropped_lips, frame_count
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.probe import probe_clip
 from avssl.data.timed import TimedCaller
-from avssl.data.usable import Check, extent
+from avssl.data.usable import CROP, Check, extent
 from avssl.encoders.arrays import (
     check_pictures,
     cropped,
@@ -226,10 +227,11 @@ def _stretches(
             elif isinstance(recipe, LipsConfig):
                 times = start + np.arange(count) / recipe.rate
                 pictures = _shown(arrays, name, times, fps)
-                if pictures.shape[1] != pictures.shape[2]:
+                if not pictures.shape[1] == pictures.shape[2] <= CROP:
                     raise UserError(
                         f"pictures of {pictures.shape[2]} x {pictures.shape[1]} pixels are no "
-                        "square mouth crops: make crops with tools/prepare_lips.py"
+                        f"square mouth crops of at most {CROP} pixels: make crops with "
+                        "tools/prepare_lips.py"
                     )
                 crops = scaled(pictures, recipe.stored).permute(0, 2, 3, 1).numpy()
                 raw[name] = cropped_lips(crops, recipe, None)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avssl.data.batches import REAL
+from avssl.data.length_config import REAL
 from avssl.errors import UserError
 
 

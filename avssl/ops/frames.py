@@ -41,6 +41,14 @@ def put_frames(packed: Tensor, frames: Tensor | None, batch: int, time: int) -> 
     return places.index_copy(0, frames, packed).unflatten(0, (batch, time))
 
 
+def mean_frames(x: Tensor, frames: Tensor | None) -> Tensor:
+    """The mean over the real frames of each clip: [B, T, D] -> [B, D]."""
+    if frames is None:
+        return x.mean(1)
+    valid = valid_frames(frames, x.shape[0], x.shape[1])[:, :, None].to(x.dtype)  # [B, T, 1]
+    return (x * valid).sum(1) / valid.sum(1).clamp(min=1)
+
+
 def follows(frames: Tensor | None, packed: Tensor, time: int) -> Tensor:
     """Which packed frames come right behind the one before them in the same clip.
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from avssl.data.batches import REAL
 from avssl.data.dataset import ClipDataset
+from avssl.data.length_config import REAL
 from avssl.data.loader import Loader
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.scan import ProgressLine

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avssl.data.config import DataConfig, LipsConfig, WaveConfig
+from avssl.data.config import DataConfig
 from avssl.data.container import MediaError
+from avssl.data.length_config import LipsConfig, WaveConfig
 from avssl.data.lengths import cropped_lips, frame_count
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import read_clip_sound, read_pictures

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from avssl.blocks.text_decoder import TextDecoder
 from avssl.blocks.text_streams import JoinStreams
-from avssl.data.config import DataConfig, Recipe, TextConfig
+from avssl.data.config import DataConfig, Recipe
+from avssl.data.length_config import REAL, TextConfig
 from avssl.data.usable import open_units
 from avssl.errors import UserError
 from avssl.graph.graph import Graph, SubGraph
@@ -176,10 +177,10 @@ class Reader(nn.Module):
         if len(missing) == len(self.data.inputs) or (missing and self._join() is None):
             raise UserError(f"the batch has no '{missing[0]}', which the reader reads")
         unread = {name: torch.empty(0) for name in self.graph.inputs if name not in given}
-        unread.pop("frames", None)
+        unread.pop(REAL, None)
         memory = self._joined({**given, **unread}, missing)  # [B, T, W]
         rows, time = memory.shape[:2]
-        valid = valid_frames(given.get("frames"), rows, time, device=memory.device)
+        valid = valid_frames(given.get(REAL), rows, time, device=memory.device)
         return memory, valid.sum(1)
 
     @torch.no_grad()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from avssl.data.config import DataConfig, LipsConfig, WaveConfig
+from avssl.data.config import DataConfig
+from avssl.data.length_config import LipsConfig, WaveConfig
 from avssl.errors import UserError
 from avssl.speech.decoding import Decoding
 from avssl.speech.reader import Reader

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from avssl.data.batches import finish_inputs, stack_inputs
-from avssl.data.config import LipsConfig
+from avssl.data.length_config import LipsConfig
 from avssl.data.lengths import longest_frames
 from avssl.speech.align import Word, words
 from avssl.speech.clip import SpeechClip

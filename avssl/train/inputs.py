@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from avssl.data.config import DataConfig
+from avssl.data.length_config import REAL
 
 if TYPE_CHECKING:
     from avssl.graph.source import Document, Keys, Problems
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from avssl.train.config import ProbeConfig
 
 LABEL = "label"  # in every batch, [B]
-REAL = "frames"  # in every batch of clips of their own length, [V]
 
 
 def check_inputs(

@@ -11,7 +11,7 @@ import torch
 
 from avssl.bench import attention, lengths, retrieval
 from avssl.bench.timing import alternate, median_ratio
-from avssl.data.config import LengthsConfig
+from avssl.data.length_config import LengthsConfig
 from avssl.errors import UserError
 from avssl.retrieval import nearest
 from tests.train.test_lengths import TEXT, WAVES, written

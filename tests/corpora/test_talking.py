@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avssl.data.config import DataConfig, LengthsConfig, LipsConfig, TextConfig, WaveConfig
+from avssl.data.config import DataConfig
 from avssl.data.corpora import ensure_corpus
 from avssl.data.corpora.cache import CORPORA, find_corpus
 from avssl.data.corpora.files import clip_path
@@ -24,6 +24,7 @@ from avssl.data.corpora.talking.pose import OPENING, PARTS, PRESS, ROUNDING, TUC
 from avssl.data.corpora.talking.speech import ACCENTS, MEN, WOMEN, Voice, speak
 from avssl.data.corpora.talking.visemes import MPEG4, VISEMES, split_phone
 from avssl.data.dataset import ClipDataset
+from avssl.data.length_config import LengthsConfig, LipsConfig, TextConfig, WaveConfig
 from avssl.data.manifest import SPLITS, Manifest
 from avssl.data.media import read_clip_sound, read_pictures
 from avssl.errors import UserError

@@ -14,18 +14,10 @@ import pytest
 import soundfile
 import torch
 
-from avssl.data.config import (
-    DataConfig,
-    FbankConfig,
-    FramesConfig,
-    LengthsConfig,
-    LipsConfig,
-    Recipe,
-    TextConfig,
-    WaveConfig,
-)
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig, Recipe
 from avssl.data.container import MediaError
 from avssl.data.dataset import ClipDataset
+from avssl.data.length_config import LengthsConfig, LipsConfig, TextConfig, WaveConfig
 from avssl.data.loader import make_buckets, make_eval_loader, make_loader, steps_per_epoch
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.scan import folder_clips, scan_clips

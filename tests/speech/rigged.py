@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avssl.data.config import DataConfig, LengthsConfig, LipsConfig, WaveConfig
+from avssl.data.config import DataConfig
+from avssl.data.length_config import LengthsConfig, LipsConfig, WaveConfig
 from avssl.ops.frames import valid_frames
 from avssl.speech.decoding import Decoding
 from avssl.speech.units import Units

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from avssl.data.config import DataConfig, LengthsConfig, LipsConfig, WaveConfig
+from avssl.data.config import DataConfig
+from avssl.data.length_config import LengthsConfig, LipsConfig, WaveConfig
 from avssl.data.manifest import Manifest
 from avssl.data.source import open_source
 from avssl.errors import UserError

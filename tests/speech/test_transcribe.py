@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from avssl.data.batches import finish_inputs, stack_inputs
-from avssl.data.config import DataConfig, LengthsConfig, LipsConfig, WaveConfig
+from avssl.data.config import DataConfig
+from avssl.data.length_config import LengthsConfig, LipsConfig, WaveConfig
 from avssl.errors import UserError
 from avssl.graph.graph import Graph
 from avssl.speech.align import Word
