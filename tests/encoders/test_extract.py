@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from avssl.data.manifest import Clip
 from avssl.data.scan import listed_clips
-from avssl.encoders.extract import Wanted, extract
+from avssl.encoders.extract import Job, Wanted, extract
 from avssl.encoders.load import Encoders
 from avssl.encoders.shards import read_shard, shard_paths
 from avssl.errors import UserError
@@ -166,3 +167,13 @@ def test_killed_no_clip_is_lost_or_doubled(mavil: Path, tmp_path: Path, stops: l
     assert kills == len(stops)
     rows = [row.path for path in shard_paths(out, "safetensors") for row in read_shard(path).rows]
     assert sorted(rows) == [clip.path for clip in listed_clips(folder).clips]
+
+
+def test_windows_of_clips_may_come_mixed(tmp_path: Path) -> None:
+    """As in the order of length, where one of a clip is a frame shorter than the others."""
+    clips = [Clip(path="a"), Clip(path="b")]
+    job = Job(tmp_path, None, wanted(pool="none"), clips, [0, 0, 1, 1])  # type: ignore[arg-type]
+    mixed = [(1, {"x": torch.ones(1, 2)}), (2, {"x": torch.zeros(1, 2)})]
+    mixed += [(0, {"x": torch.zeros(2, 2)}), (3, {"x": torch.ones(1, 2)})]
+    found = {owner: part["x"][:, 0].tolist() for owner, part in job._whole(mixed)}
+    assert found == {0: [0, 0, 1], 1: [0, 1]}
