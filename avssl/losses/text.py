@@ -21,6 +21,9 @@ class CtcLoss(nn.Module):
     """-log of the probability of the text, over all ways to place its units among the frames
     (Graves et al. 2006); unit 0 is the blank. A text that does not fit its frames counts 0.
 
+    torch reads its lengths on the host: torch.compile breaks a graph here, and runs the calls of
+    such a graph eagerly, with the modules compiled one by one.
+
     Example::
 
         CtcLoss()(torch.randn(2, 75, 30), torch.tensor([[5, 7, -1], [9, 9, 3]]))
