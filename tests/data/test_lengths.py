@@ -4,7 +4,6 @@ Letters: B batch, T frames, S pixels, K samples of a frame.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from avssl.data.config import DataConfig, FbankConfig, FramesConfig, Recipe
 from avssl.data.container import MediaError
 from avssl.data.dataset import ClipDataset
 from avssl.data.length_config import LengthsConfig, LipsConfig, TextConfig, WaveConfig
-from avssl.data.loader import make_buckets, make_eval_loader, make_loader, steps_per_epoch
+from avssl.data.loader import make_buckets, make_eval_loader, steps_per_epoch
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.scan import folder_clips, scan_clips
 from avssl.errors import UserError
+from tests.data.steps import assert_equal, batches
 
 RATE, SIDE, COUNT = 25, 64, 75
 LIPS = LipsConfig(size=56, stored=SIDE, flip=0.5)
@@ -96,23 +96,6 @@ def stretch(clip: Clip, first: int, count: int, **changes: Any) -> Clip:
 @pytest.fixture
 def dataset(manifest: Manifest) -> ClipDataset:
     return ClipDataset(manifest, CONFIG)
-
-
-def batches(dataset: ClipDataset, start: int, stop: int, **changes: Any) -> list[dict[str, Any]]:
-    options = {"rank": changes.pop("rank", 0), "world": changes.pop("world", 1)}
-    config = dataclasses.replace(dataset.config, **changes)
-    return list(make_loader(dataset, config, seed=3, start_step=start, steps=stop, **options))
-
-
-def assert_equal(left: Sequence[dict[str, Any]], right: Sequence[dict[str, Any]]) -> None:
-    assert len(left) == len(right)
-    for one, other in zip(left, right, strict=True):
-        assert one.keys() == other.keys()
-        for name, value in one.items():
-            same = (
-                torch.equal(value, other[name]) if torch.is_tensor(value) else value == other[name]
-            )
-            assert same, name
 
 
 def test_a_batch_holds_each_clip_as_it_is_alone(dataset: ClipDataset, manifest: Manifest) -> None:

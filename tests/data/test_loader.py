@@ -16,11 +16,12 @@ import torch
 from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.data.container import MediaError
 from avssl.data.dataset import ClipDataset
-from avssl.data.loader import make_eval_loader, make_loader, steps_per_epoch
+from avssl.data.loader import make_eval_loader, steps_per_epoch
 from avssl.data.manifest import Clip, Manifest, hash_split
 from avssl.data.scan import folder_clips, scan_clips
 from avssl.data.usable import extent
 from avssl.errors import UserError
+from tests.data.steps import assert_equal, batches
 
 INPUTS = {
     "audio": FbankConfig(bins=16, frames=64, gain=True, shift=True),
@@ -37,23 +38,6 @@ COUNT = 10
 @pytest.fixture
 def dataset(manifest: Manifest) -> ClipDataset:
     return ClipDataset(manifest, CONFIG)
-
-
-def batches(dataset: ClipDataset, start: int, stop: int, **changes: Any) -> list[dict[str, Any]]:
-    options = {"rank": changes.pop("rank", 0), "world": changes.pop("world", 1)}
-    config = dataclasses.replace(dataset.config, **changes)
-    return list(make_loader(dataset, config, seed=3, start_step=start, steps=stop, **options))
-
-
-def assert_equal(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
-    assert len(left) == len(right)
-    for one, other in zip(left, right, strict=True):
-        assert one.keys() == other.keys()
-        for name, value in one.items():
-            same = (
-                torch.equal(value, other[name]) if torch.is_tensor(value) else value == other[name]
-            )
-            assert same, name
 
 
 def test_shapes_and_labels(dataset: ClipDataset, manifest: Manifest) -> None:
