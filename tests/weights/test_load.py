@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torchaudio.compliance import kaldi
@@ -44,6 +45,7 @@ from tests.weights.plain import (
     run_block,
     save,
 )
+from tests.weights.raven import encode, raven
 from tests.weights.shapes import audiomae, cavmae, mavil
 
 RATE, CLOSE, HEADS = 16000, 1e-4, 3
@@ -54,6 +56,9 @@ SIDE = 64  # pixels
 PICTURES = torch.from_numpy(
     np.random.default_rng(4).integers(0, 256, (10, SIDE, SIDE, 3), dtype=np.uint8)
 )  # [T, H, W, 3]
+FACES = torch.from_numpy(
+    np.random.default_rng(5).integers(0, 256, (12, 96, 96, 3), dtype=np.uint8)
+)  # [T, H, W, 3]: 0.48 s of mouth crops
 HF = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": HEADS}
 HF |= {"intermediate_size": 96, "image_size": SIDE}
 TIMM = {"img_size": SIDE, "embed_dim": 48, "depth": 2, "num_heads": HEADS, "num_classes": 0}
@@ -185,6 +190,16 @@ def cavmae_file(folder: Path) -> tuple[Path, Tensor]:
     return save(folder, state), torch.cat([fused[:, :16].mean(1), fused[:, 16:].mean(1)], 1)
 
 
+def raven_file(folder: Path, kind: str) -> tuple[Path, Tensor]:
+    state = raven(kind, channels=8, width=24, depth=2, heads=2, hidden=40)
+    if kind == "audio":
+        x = WAVE[: 12 * 640]
+    else:
+        grey = [Image.fromarray(face.numpy()).convert("L").crop((4, 4, 92, 92)) for face in FACES]
+        x = torch.from_numpy((np.stack(grey) / 255 - 0.421) / 0.165).float()[None]  # [1, T, 88, 88]
+    return save(folder, state), encode(state, kind, x)[-1].mean(0, keepdim=True)
+
+
 def long_wave() -> Tensor:
     return WAVE.repeat(2)[: round(1.25 * RATE)]
 
@@ -215,6 +230,16 @@ CASES: dict[str, Case] = {
     ),
     "mavil_avsuperb": (mavil_file, both, {**SOUND, "image": SIDE}),
     "cavmae": (cavmae_file, both, SOUND),
+    "raven_video": (
+        lambda folder: raven_file(folder, "video"),
+        lambda av: av.video(FACES, fps=25),
+        {},
+    ),
+    "raven_audio": (
+        lambda folder: raven_file(folder, "audio"),
+        lambda av: av.audio(WAVE[: 12 * 640], sample_rate=RATE),
+        {},
+    ),
 }
 
 
