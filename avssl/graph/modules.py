@@ -6,10 +6,9 @@ from typing import Any
 from avssl.errors import UserError
 from avssl.graph.schema import Mismatch, convert, fill
 from avssl.graph.sections import Sections
-from avssl.graph.source import UNKNOWN, Keys, Place, find_file
+from avssl.graph.source import UNKNOWN, Keys, find_file
 from avssl.graph.spec import (
     STATISTICS,
-    GraphSpec,
     Module,
     ModuleOptions,
     Origin,
@@ -24,12 +23,6 @@ OPTIONS = ("freeze", "lr_scale", "layer_decay", "clip_group", "init_from")
 
 class ModuleReader(Sections):
     """Reads the section ``modules``."""
-
-    def read_inner(
-        self, file: Path, arguments: dict[str, Any], path: Keys, place: Place
-    ) -> GraphSpec | None:
-        """Read the sub-graph of the module at `path`, named at `place`."""
-        raise NotImplementedError
 
     def read_module(self, name: str, value: Any) -> None:
         path: Keys = ("modules", name)
@@ -120,7 +113,17 @@ class ModuleReader(Sections):
         if found.resolve() in [path.resolve() for path in self.spec.files[:1]]:
             self.problems.add(where, f"'{file}' contains itself.")
             return
-        module.graph = self.read_inner(found, arguments, path, where)
+        from avssl.graph.reader import read_graph  # which reads modules by this
+
+        module.graph = read_graph(
+            found,
+            self.problems,
+            args=arguments,
+            args_places=lambda name: self.document.key_place((*path, name)),
+            place=where,
+            catalogue=self.catalogue,
+            inner=True,
+        )
         if module.graph is not None:
             self.spec.files += [f for f in module.graph.files if f not in self.spec.files]
             module.signature = Signature(

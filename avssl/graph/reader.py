@@ -276,16 +276,3 @@ class _Reader(ModuleReader):
             return
         if len(sources) == len(ports):
             self.spec.log[name] = Log(name, sources, "reconstruction", tuple(patch), normalized)
-
-    def read_inner(
-        self, file: Path, arguments: dict[str, Any], path: Keys, place: Place
-    ) -> GraphSpec | None:
-        return read_graph(
-            file,
-            self.problems,
-            args=arguments,
-            args_places=lambda name: self.document.key_place((*path, name)),
-            place=place,
-            catalogue=self.catalogue,
-            inner=True,
-        )
