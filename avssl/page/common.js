@@ -12,6 +12,41 @@ function image(source, text) {
   return img;
 }
 
+let waiting = null; // the question that is out: a new one takes its place
+
+/* `show` gets the answer; a file, where there is one, is sent along, and the server keeps nothing of it */
+async function request(address, { file, limit, status, show }) {
+  waiting?.abort();
+  const own = (waiting = new AbortController());
+  problem("");
+  if (file && file.size > limit) {
+    return problem(`'${file.name}' has ${megabytes(file.size)}; this page takes files up to ${megabytes(limit)}.`);
+  }
+  document.body.classList.add("busy");
+  part("status").textContent = status;
+  try {
+    const reply = await fetch(address, { method: file ? "POST" : "GET", body: file, signal: own.signal });
+    const answer = await reply.json();
+    if (reply.ok) await show(answer);
+    else problem(answer.error);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    problem("The server does not answer: is it still running?");
+  }
+  if (waiting === own) document.body.classList.remove("busy");
+}
+
+/* what is wrong stands in place of an answer, of which each page's own `clear` takes away the rest */
+function problem(sentence) {
+  part("problem").textContent = sentence;
+  part("problem").hidden = !sentence;
+  if (!sentence) return;
+  part("status").textContent = "";
+  part("hint").hidden = true;
+  clear();
+  document.body.classList.remove("busy");
+}
+
 /* only a stretch of the medium is played, again and again */
 function stretch(media, start, seconds) {
   media.dataset.start = start;

@@ -1,45 +1,20 @@
 "use strict";
 
-const state = { query: null, by: "audio", limits: null, waiting: null, shown: null, blobs: [] };
+const state = { query: null, by: "audio", limits: null, shown: null, blobs: [] };
 
-/* what is asked: state.query is {clip: number} or {file: File}; the server keeps nothing of it */
+/* what is asked: state.query is {clip: number} or {file: File} */
 async function search() {
   if (!state.query) return;
   const { clip, file } = state.query;
-  state.waiting?.abort();
-  const waiting = (state.waiting = new AbortController());
-  problem("");
-  if (file && file.size > state.limits.bytes) {
-    return problem(`'${file.name}' has ${megabytes(file.size)}; this page takes files up to ${megabytes(state.limits.bytes)}.`);
-  }
-  document.body.classList.add("busy");
-  part("status").textContent = "searching …";
   const asked = new URLSearchParams({ by: state.by });
   if (file) asked.set("name", file.name);
   else asked.set("clip", clip);
-  try {
-    const reply = await fetch(`api/search?${asked}`, {
-      method: file ? "POST" : "GET", body: file, signal: waiting.signal,
-    });
-    const answer = await reply.json();
-    if (reply.ok) show(answer);
-    else problem(answer.error);
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    problem("The server does not answer: is it still running?");
-  }
-  if (state.waiting === waiting) document.body.classList.remove("busy");
+  await request(`api/search?${asked}`, { file, limit: state.limits.bytes, status: "searching …", show });
 }
 
-function problem(sentence) {
-  part("problem").textContent = sentence;
-  part("problem").hidden = !sentence;
-  if (!sentence) return;
-  part("status").textContent = "";
-  part("hint").hidden = true;
+function clear() {
   part("scale").hidden = true;
   part("matches").replaceChildren();
-  document.body.classList.remove("busy");
 }
 
 function show(answer) {
@@ -138,7 +113,7 @@ async function load(video, match, failure) {
   if (!match.url) return fail("Its file is not there any more.");
   if (match.bytes > 8e6) return (video.src = match.url);
   try {
-    const reply = await fetch(match.url, { signal: state.waiting.signal });
+    const reply = await fetch(match.url, { signal: waiting.signal });
     if (!reply.ok) return fail((await reply.json()).error);
     video.src = URL.createObjectURL(await reply.blob());
     state.blobs.push(video.src);

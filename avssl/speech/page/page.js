@@ -1,41 +1,19 @@
 "use strict";
 
-const state = { file: null, kind: "video", limits: null, waiting: null, shown: null, answer: null, sheet: null };
+const state = { file: null, kind: "video", limits: null, shown: null, answer: null, sheet: null };
 
-/* state.file is sent and read; the server keeps nothing of it */
 async function read() {
   const file = state.file;
   if (!file) return;
-  state.waiting?.abort();
-  const waiting = (state.waiting = new AbortController());
-  problem("");
-  if (file.size > state.limits.bytes) {
-    return problem(`'${file.name}' has ${megabytes(file.size)}; this page takes files up to ${megabytes(state.limits.bytes)}.`);
-  }
-  document.body.classList.add("busy");
-  part("status").textContent = "reading …";
-  try {
-    const asked = new URLSearchParams({ kind: state.kind, name: file.name });
-    const reply = await fetch(`api/read?${asked}`, { method: "POST", body: file, signal: waiting.signal });
-    const answer = await reply.json();
-    if (reply.ok) await show(answer, file);
-    else problem(answer.error);
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    problem("The server does not answer: is it still running?");
-  }
-  if (state.waiting === waiting) document.body.classList.remove("busy");
+  const asked = new URLSearchParams({ kind: state.kind, name: file.name });
+  await request(`api/read?${asked}`, {
+    file, limit: state.limits.bytes, status: "reading …", show: (answer) => show(answer, file),
+  });
 }
 
-function problem(sentence) {
-  part("problem").textContent = sentence;
-  part("problem").hidden = !sentence;
-  if (!sentence) return;
-  part("status").textContent = "";
-  part("hint").hidden = true;
+function clear() {
   part("result").hidden = true;
   part("media").pause();
-  document.body.classList.remove("busy");
 }
 
 async function show(answer, file) {
