@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from avssl.ops.gather import gather_batch
+from avssl.ops.precision import at_least_float32
 from avssl.ops.random import rank_and_world
 
 
@@ -26,11 +27,12 @@ class BatchNorm(_BatchNorm):
         """x: [V, C, ...]. Returns the same shape."""
         if not self.training or rank_and_world()[1] == 1 or x.is_meta:
             return super().forward(x)
-        mean, variance, count = _statistics(x)
+        exact = at_least_float32(x)
+        mean, variance, count = _statistics(exact)
         self._remember(mean, variance, count)
         scale = torch.rsqrt(variance + self.eps) * self.weight  # [C]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        normed = (x.float() - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        normed = (exact - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
         return normed.to(x.dtype)
 
     @torch.no_grad()
@@ -46,7 +48,7 @@ class BatchNorm(_BatchNorm):
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [C], biased variance [C] and number of values [] over the frames of all ranks."""
     axes = [0, *range(2, x.dim())]
-    variance, mean = torch.var_mean(x.float(), axes, correction=0)  # [C] each
+    variance, mean = torch.var_mean(x, axes, correction=0)  # [C] each
     count = mean.new_full((1,), x.numel() // x.shape[1])
     ranks = gather_batch(torch.cat([mean, variance, count])[None])  # [R, 2 C + 1]
     means, variances, counts = ranks.split([mean.numel(), mean.numel(), 1], dim=1)

@@ -67,6 +67,7 @@ class RelativeAttention(nn.Module):
         """x: [V, D]; codes: [R, D]; frames: [V]; valid: bool [B, T]. Returns [V, D]."""
         qkv = put_frames(self.qkv(x), frames, *valid.shape)  # [B, T, 3 D]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # each [B, T, H, Dh]
+        codes = codes.to(self.position.weight.dtype)
         distances = self.position(codes).unflatten(-1, (self.heads, -1))  # [R, H, Dh]
         query = (q + self.v.to(q.dtype)) * q.shape[-1] ** -0.5  # [B, T, H, Dh]
         bias = by_key(torch.einsum("bthd,rhd->bhtr", query, distances))  # [B, H, T, T]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from avssl.ops.frames import take_frames
 from avssl.ops.gather import sum_over_ranks
+from avssl.ops.precision import at_least_float32
 from avssl.ops.random import rank_and_world
 from avssl.registry import register
 
@@ -45,15 +46,17 @@ class NegativeCosine(nn.Module):
         frames: Tensor | None = None,
     ) -> Tensor:
         """prediction, target: [B, T, D]; mask: [B, T], 1 where masked; frames: int64 [V]. Returns
-        a float32 scalar."""
+        a scalar, float32 or what has more digits."""
         if prediction.shape != target.shape:
             raise ValueError(
                 f"prediction {list(prediction.shape)} and target {list(target.shape)} differ"
             )
         if (mask is None) == (self.tokens == "masked"):
             raise ValueError("negative_cosine reads a mask with tokens: masked, and only then")
-        found = take_frames(prediction.float(), frames)  # [V, D]
-        cosine = F.cosine_similarity(found, take_frames(target.detach().float(), frames), dim=-1)
+        found, wanted = (
+            take_frames(at_least_float32(x), frames) for x in (prediction, target.detach())
+        )  # [V, D] each
+        cosine = F.cosine_similarity(found, wanted, dim=-1)  # [V]
         counts = torch.ones_like(cosine) if mask is None else take_frames(mask.float(), frames)
         everywhere = sum_over_ranks(counts.sum()) / rank_and_world()[1]  # []
         return -(cosine * counts).sum() / everywhere
