@@ -4,6 +4,9 @@ In float64, where nothing but a mistake makes more than the last digits differ: 
 of sums alone moves some gradients of the stems by a few parts in ten thousand.
 """
 
+import os
+import shutil
+import socket
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +15,19 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+import avssl.train.clips
 from avssl.graph.graph import Graph
 from avssl.train import checkpoint
 from avssl.train.checkpoint import Progress
 from avssl.train.config import TrainConfig
 from avssl.train.optimizer import make_optimizer
 from avssl.train.parallel import World, spread
+from avssl.train.run import train
 from avssl.train.sharding import full
 from avssl.train.step import Recipe, train_step
 from tests.recipes.raven import batch, rows, tiny
+from tests.recipes.talk import EXPERIMENT, STEPS, Talk, overrides
+from tests.train.tiny import metrics
 
 Mode = Literal["single", "ddp", "fsdp"]
 LENGTHS = (8, 8, 3, 5)  # 16 frames of one process and 8 of the other
@@ -111,3 +118,48 @@ def _one_process_goes_on_from(folder: Path, alone: Run, steps: int) -> None:
         run.step(steps, of=steps + 1)
     for name, tensor in alone.graph.state_dict().items():
         torch.testing.assert_close(again.graph.state_dict()[name], tensor, **CLOSE, msg=name)
+
+
+@pytest.mark.long
+def test_a_sharded_run_with_probes_may_go_on_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer as a whole, in float32: figures are close, and checkpoints are whole."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    made = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    mp.get_context("forkserver").set_forkserver_preload(["tests.train.preload"])
+    two, one = tmp_path / "two", tmp_path / "one"
+    mp.start_processes(run_sharded, args=(_small(two), made), nprocs=2, start_method="forkserver")
+    monkeypatch.setattr(avssl.train.clips, "open_clips", Talk)
+    train(EXPERIMENT, _small(one))
+    _alike(metrics(two), metrics(one))
+    folder = two / "checkpoints" / "pretrain"
+    for step, path in checkpoint.steps_saved(folder):
+        if step > STEPS // 2:
+            shutil.rmtree(path)
+    (two / "card.md").unlink()
+    train(EXPERIMENT, _small(two))
+    _alike(metrics(two), metrics(one))
+
+
+def run_sharded(rank: int, arguments: list[str], environment: dict[str, str]) -> None:
+    """One process of those that `torchrun` would start."""
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    avssl.train.clips.open_clips = Talk  # type: ignore[assignment]
+    train(EXPERIMENT, [*arguments, "train.parallel=fsdp"])
+
+
+def _small(run: Path) -> list[str]:
+    return [*overrides(run, save_every=1), "probe.every=3", "probe.clips=16"]
+
+
+def _alike(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert len(found) == len(expected) == STEPS + 3  # a probe before the first step, and two more
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in other.items():
+            if name.startswith(("loss", "log", "grad", "update")):
+                assert one[name] == pytest.approx(value, rel=0.02, abs=1e-3), (other["step"], name)
