@@ -89,6 +89,12 @@ def test_configurations_have_the_numbers_of_the_paper(
     (instance,) = experiment.instances
     arguments = instance.spec.arguments
     assert (arguments["width"], arguments["drop_path"]) == (width, drop_path)
+    masks = (arguments["mask_kind"], arguments["mask_share"], arguments["mask_span"])
+    assert masks == ("span_fraction", 0.2, 3) and arguments["momentum"] == 0.999
+    directions = ("video_to_audio", "video_to_video", "audio_to_audio", "audio_to_video")
+    assert [arguments[direction] for direction in directions] == [1, 0, 1, 1]
+    assert (arguments["layer_scale"], arguments["norm_eps"]) == (0.1, 1e-12)
+    assert arguments["dropout"] == arguments["attention_dropout"] == 0.1
     assert config.stages["pretrain"].epochs == 150
 
 
