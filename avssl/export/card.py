@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 import avssl
-from avssl.blocks.transformer import Block
 from avssl.data.config import FbankConfig, FramesConfig
+from avssl.data.length_config import LipsConfig, WaveConfig
+from avssl.encoders.layers import blocks_of
 from avssl.export.examples import example, notes, shape
 from avssl.export.source import Source
 
@@ -86,8 +87,8 @@ def _summary(source: Source, kind: str, worst: float) -> str:
     encoder = source.encoder
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     heard = " and ".join(
-        "sound" if isinstance(item, FbankConfig) else "pictures"
-        for item in encoder.fixed_inputs.values()
+        "sound" if isinstance(item, FbankConfig | WaveConfig) else "pictures"
+        for item in encoder.inputs.values()
     )
     text = (
         f"An encoder of {heard}: {_blocks(source)}, features of width {encoder.width}, "
@@ -103,10 +104,7 @@ def _blocks(source: Source) -> str:
     parts = dict(source.encoder.towers.items())
     if source.fusion is not None and source.encoder.fusion is not None:
         parts[source.fusion.module] = source.encoder.fusion
-    counts = {
-        name: sum(isinstance(child, Block) for child in part.modules())
-        for name, part in parts.items()
-    }
+    counts = {name: len(blocks_of(part)) for name, part in parts.items()}
     if len(counts) == 1:
         return f"{next(iter(counts.values()))} blocks"
     return "blocks " + ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -114,6 +112,9 @@ def _blocks(source: Source) -> str:
 
 def _inputs(source: Source) -> Iterator[str]:
     """Preparation of each input, with numbers."""
+    if source.encoder.data.lengths is not None:
+        yield from _own_length(source)
+        return
     padded = [
         name
         for name, recipe in source.encoder.fixed_inputs.items()
@@ -145,12 +146,30 @@ def _inputs(source: Source) -> Iterator[str]:
             )
 
 
+def _own_length(source: Source) -> Iterator[str]:
+    """Preparation where clips keep their own length."""
+    yield "Clips keep their own length; `frames` tells the real ones of a batch from padding.\n"
+    for name, recipe in source.encoder.inputs.items():
+        size = shape(source, name)
+        if isinstance(recipe, WaveConfig):
+            yield (
+                f"- {name}, {size}: the waveform in [-1, 1], {recipe.sample_rate} Hz, mean of the "
+                f"channels, cut into frames of {recipe.samples} samples; zeros behind a clip's end."
+            )
+        elif isinstance(recipe, LipsConfig):
+            yield (
+                f"- {name}, {size}: square mouth crops, {recipe.rate} a second, grey, "
+                f"{recipe.stored} pixels on a side, their centre of {recipe.size}; then (x / 255 - "
+                f"{recipe.mean:g}) / {recipe.std:g}; zeros behind a clip's end."
+            )
+
+
 def _figures(source: Source) -> Iterator[str]:
     """What the run measured for this encoder's inputs, where it did."""
     if source.teacher:
         return  # the run measured its student
     figures = source.figures()
-    inputs = list(source.encoder.fixed_inputs)
+    inputs = list(source.encoder.inputs)
     key = inputs[0] if len(inputs) == 1 else "both"
     rows = []
     for title, part in (("linear probe", "linear"), ("kNN", "knn")):

@@ -17,7 +17,7 @@ import avssl
 from avssl.encoders.model import ENCODER_FILE, ENCODER_WEIGHTS
 from avssl.export.source import Source, difference
 from avssl.graph.source import Problems, read_yaml
-from avssl.graph.spec import GraphSpec
+from avssl.graph.spec import GraphSpec, Input
 
 TOLERANCE = 0.0  # the same weights and the same code
 
@@ -43,10 +43,13 @@ def write(source: Source, folder: Path) -> None:
     place = places[spec.path.resolve()]
     head = f"# The encoder '{source.module}' of {encoders.name}, taken out of {spec.path.name}.\n"
     (folder / place).write_text(head + _yaml(graph), encoding="utf-8")
-    data = {
-        "window": encoder.data.window,
-        "inputs": {name: asdict(recipe) for name, recipe in encoder.inputs.items()},
+    data: dict[str, Any] = {
+        "inputs": {name: asdict(recipe) for name, recipe in encoder.inputs.items()}
     }
+    if encoder.data.lengths is None:
+        data["window"] = encoder.data.window
+    else:
+        data["lengths"] = asdict(encoder.data.lengths)
     described = {
         "name": encoders.name,
         "graph": place.as_posix(),
@@ -80,22 +83,32 @@ def _graph(source: Source, modules: list[str], place: Path) -> dict[str, Any]:
     fusion = source.fusion
     nodes: dict[str, Any] = {}
     outputs: dict[str, str] = {}
+    extra: dict[str, None] = {}  # inputs of optional ports
     for name in source.encoder.towers:
-        reads = {port: f"batch.{read}" for port, read in roles.towers[name].ports.items()}
+        role = roles.towers[name]
+        reads = {port: f"batch.{read}" for port, read in {**role.ports, **role.extra}.items()}
+        extra |= dict.fromkeys(role.extra.values())
         nodes[name] = {"call": name, "in": reads}
         outputs[name] = f"{name}.tokens"
     if fusion is not None:
         reads = {port: f"{tower}.{out}" for port, (tower, out) in fusion.ports.items()}
+        reads |= {port: f"batch.{read}" for port, read in fusion.extra.items()}
+        extra |= dict.fromkeys(fusion.extra.values())
         nodes[fusion.module] = {"call": fusion.module, "in": reads}
         outputs = {port: f"{fusion.module}.{port}" for port in fusion.ports}
     return {
         "inputs": {
-            name: list(spec.inputs[name].shape) for name in dict.fromkeys(source.towers.values())
+            **{name: list(spec.inputs[name].shape) for name in source.towers.values()},
+            **{name: _optional(spec.inputs[name]) for name in extra},
         },
         "modules": {name: _module(spec, name) for name in modules},
         "nodes": nodes,
         "outputs": outputs,
     }
+
+
+def _optional(port: Input) -> dict[str, Any]:
+    return {"shape": list(port.shape), "dtype": port.dtype, "optional": True}
 
 
 def _module(spec: GraphSpec, name: str) -> dict[str, Any]:

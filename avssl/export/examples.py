@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from avssl.data.config import FbankConfig, FramesConfig
+from avssl.data.length_config import FRAMES, WaveConfig
 from avssl.encoders.encoder import Encoder
 from avssl.export.benchmark_folder import entry_name
 from avssl.export.hf_models import WITH_NORM, WITHOUT_NORM
@@ -17,7 +18,7 @@ from avssl.export.vit import plain_vit
 def example(source: Source, kind: str, folder: str) -> str:
     """Python that loads an export of a format from `folder` and calls it."""
     encoder = source.encoder
-    names = list(encoder.fixed_inputs)
+    names = list(encoder.inputs)
     if kind == "safetensors":
         call = _call(encoder)
         return f'import avssl\n\nencoder = avssl.load("{folder}", module="{source.module}")\n{call}'
@@ -42,12 +43,7 @@ def example(source: Source, kind: str, folder: str) -> str:
         shapes = "; ".join(f"{name} {shape(source, name)}" for name in names)
         towers = source.towers.items()
         steps = {read: patch_in_time(encoder.towers[tower]) for tower, read in towers}
-        lengths = "; ".join(
-            f"{name} may be shorter in time, in whole patches of {steps[name]}"
-            if 0 < steps[name] < source.shape(name)[1]
-            else f"{name} has this length"
-            for name in names
-        )
+        lengths = "; ".join(_length(source, name, steps[name]) for name in names)
         return (
             "import onnxruntime\n\n"
             f'session = onnxruntime.InferenceSession("{folder}/model.onnx")\n'
@@ -89,11 +85,20 @@ def notes(source: Source, kind: str, folder: str) -> Iterator[str]:
 
 def _call(encoder: Encoder) -> str:
     result = f"# [1, {encoder.width}]"
-    if len(encoder.fixed_inputs) > 1 or not any(
-        isinstance(item, FbankConfig) for item in encoder.fixed_inputs.values()
-    ):
-        return f'encoder("clip.mp4")  {result}'
-    return f"encoder(waveform, sample_rate=44100)  {result}, or a path"
+    recipes = list(encoder.inputs.values())
+    if len(recipes) == 1 and isinstance(recipes[0], FbankConfig | WaveConfig):
+        return f"encoder(waveform, sample_rate=44100)  {result}, or a path"
+    return f'encoder("clip.mp4")  {result}'
+
+
+def _length(source: Source, name: str, step: int) -> str:
+    """What an ONNX model takes of an input in time."""
+    time = source.shape(name)[1]
+    if isinstance(time, str) or FRAMES in source.shape(name):
+        return f"{name} may have any number of frames {FRAMES} from 2 up, the same for all clips"
+    if 0 < step < time:
+        return f"{name} may be shorter in time, in whole patches of {step}"
+    return f"{name} has this length"
 
 
 def _hf_example(source: Source, folder: str) -> str:

@@ -1,7 +1,7 @@
-"""An encoder as model.onnx: any batch size, and, where patches are ordered by time, any length up
-to the one it was trained on.
+"""An encoder as model.onnx: any batch size; where patches are ordered by time, any length up to the
+one it was trained on; where clips keep their own length, any length, the same for a batch.
 
-Letters: B batch, N patches, D width.
+Letters: B batch, N patches or frames, D width.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d, SwapAxes
+from avssl.data.length_config import FRAMES
 from avssl.errors import UserError
 from avssl.export.source import Source, difference
 from avssl.export.vit import POSITIONS
+from avssl.ops.attention import use_attention_backend
 from avssl.optional import need
 
 TOLERANCE = 1e-4
 OPSET = 18
 LARGEST_BATCH = 2**15
+LONGEST = 2**15  # frames
 
 
 class FirstPositions(nn.Module):
@@ -78,14 +81,16 @@ def write(source: Source, folder: Path) -> None:
     need("onnx", extra="export", purpose="export to ONNX")
     need("onnxscript", extra="export", purpose="export to ONNX")
     model = Exported(source)
-    sizes = {name: source.shape(name) for name in model.inputs}
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    shapes = tuple(
-        {0: batch, 2: _length(name, size[1], model.step[name])} for name, size in sizes.items()
-    )
-    inputs = tuple(source.draw(2).values())
+    shapes = tuple({0: batch, **_time(source, name, model.step[name])} for name in model.inputs)
+    drawn = source.draw(2)
+    inputs = tuple(drawn[name] for name in model.inputs)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            use_attention_backend("plain"),  # torch 2.11 mistakes the strides of SDPA with a bias
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")  # torch's own, about its insides
             program = torch.onnx.export(
                 model,
@@ -112,9 +117,10 @@ def check(source: Source, folder: Path) -> float:
     session = open_session(folder / "model.onnx")
     worst = 0.0
     for batch, share in ((1, 1.0), (3, 1.0), (3, 0.5)):
+        drawn = source.draw(batch)
         inputs = {
-            name: x[:, :, : shorter(x.shape[2], share, model.step[name])]
-            for name, x in source.draw(batch).items()
+            name: _begin(source, name, drawn[name], share, model.step[name])
+            for name in model.inputs
         }
         with torch.no_grad():
             wanted = _features(source, inputs) if share == 1.0 else model(*inputs.values())
@@ -174,8 +180,21 @@ def _shorten(tower: nn.Module) -> None:
                 setattr(part, name, FirstPositions(table.detach()))
 
 
-def _length(name: str, length: int, step: int) -> Any:
-    """The length in time: whole patches up to the trained number, or fixed where there is one."""
+def _time(source: Source, name: str, step: int) -> dict[int, Any]:
+    """The axis of time and its length: whole patches up to the trained number, fixed where there is
+    one; frames in any number where clips keep their own length."""
+    shape = source.shape(name)
+    if FRAMES in shape:
+        return {1 + shape.index(FRAMES): torch.export.Dim("frames", min=2, max=LONGEST)}
+    length = shape[1]
+    assert isinstance(length, int)
     if step == 0 or length == step:
-        return None
-    return step * torch.export.Dim(f"{name}_patches", min=1, max=length // step)
+        return {}
+    return {2: step * torch.export.Dim(f"{name}_patches", min=1, max=length // step)}
+
+
+def _begin(source: Source, name: str, x: Tensor, share: float, step: int) -> Tensor:
+    """This share of the time of an input, in whole patches."""
+    shape = source.shape(name)
+    axis, step = (1 + shape.index(FRAMES), 1) if FRAMES in shape else (2, step)
+    return x.narrow(axis, 0, shorter(x.shape[axis], share, step))

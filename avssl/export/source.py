@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avssl.data.batches import zero_inputs
+from avssl.data.length_config import REAL
 from avssl.encoders.encoder import Encoder
 from avssl.encoders.load import Encoders, load_encoders
 from avssl.encoders.roles import Fusion
@@ -78,17 +80,27 @@ class Source:
         """Whether another project trained the weights."""
         return any(key in self.description for key in ("layout", "source", "licence"))
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Of an input, without the batch: [1, T, F] or [3, T, H, W]."""
-        return self.encoder.fixed_inputs[name].shape
+    def shape(self, name: str) -> tuple[int | str, ...]:
+        """Of an input, without the batch: [1, T, F] or [3, T, H, W]; "T" where clips keep their own
+        length."""
+        return self.encoder.inputs[name].shape
 
     def draw(self, batch: int, *, seed: int = 0) -> dict[str, Tensor]:
-        """Random inputs of the right shapes, for comparing what was written with the encoder."""
+        """Random inputs of the right shapes, for comparing what was written with the encoder.
+
+        Of clips that keep their own length, each is a frame shorter than the one before.
+        """
         random = torch.Generator().manual_seed(seed)
-        return {
-            name: torch.randn(batch, *self.shape(name), generator=random)
-            for name in self.encoder.fixed_inputs
+        one = zero_inputs(self.encoder.inputs)  # [1, ...]
+        drawn = {
+            name: torch.randn(batch, *one[name].shape[1:], generator=random)
+            for name in self.encoder.inputs
         }
+        if REAL in one:
+            time = len(one[REAL])
+            rows = [row * time + torch.arange(max(1, time - row)) for row in range(batch)]
+            drawn[REAL] = torch.cat(rows)  # [V]
+        return drawn
 
     def figures(self) -> dict[str, Any]:
         """What the run's results.json says of its stage; empty where there is none."""

@@ -109,7 +109,9 @@ def plain_vit(source: Source, *, target: str) -> PlainViT:
     ((tower, read),) = source.towers.items()
     module = source.encoder.towers[tower]
     assert isinstance(module, SubGraph)
-    return _Reader(module, f"the tower '{tower}'", target).read(source.shape(read))
+    return _Reader(module, f"the tower '{tower}'", target).read(
+        source.encoder.fixed_inputs[read].shape
+    )
 
 
 def without_model(what: str, target: str, reason: str) -> NoReturn:

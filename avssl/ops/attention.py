@@ -4,6 +4,8 @@ Letters: B batch, N query tokens, M key tokens, H heads, Dh width of a head.
 """
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,6 +75,18 @@ def set_attention_backend(name: str | None) -> Backend:
         raise UserError(f"attention backend 'xformers' cannot run: {problem}. Use 'sdpa' instead")
     _override = name
     return attention_backend()
+
+
+@contextmanager
+def use_attention_backend(name: str) -> Iterator[None]:
+    """One backend inside a ``with`` block, and what was before behind it. Raises as
+    ``set_attention_backend``."""
+    before = _override
+    set_attention_backend(name)
+    try:
+        yield
+    finally:
+        set_attention_backend(before)
 
 
 def attention(

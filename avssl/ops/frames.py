@@ -61,4 +61,5 @@ def follows(frames: Tensor | None, packed: Tensor, time: int) -> Tensor:
     if frames is None:
         frames = torch.arange(packed.shape[0], device=packed.device)  # [V]
     before = torch.cat([frames[:1], frames[:-1]])  # [V]
-    return (frames == before + 1) & (frames % time != 0)
+    starts = frames % torch.full_like(frames, time) == 0  # ONNX divides by tensors alone
+    return (frames == before + 1) & ~starts

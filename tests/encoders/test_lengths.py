@@ -4,7 +4,6 @@ Letters: T frames, D width.
 """
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import avssl
@@ -25,33 +23,10 @@ from avssl.encoders.load import Encoders
 from avssl.encoders.shards import read_shard, shard_paths
 from avssl.errors import UserError
 from avssl.eval.features import embed
-from avssl.graph.graph import Graph
 from tests.data.conftest import write_media
-from tests.train.tiny import CONFIGS
+from tests.encoders.tiny_raven import write_raven
 
 RATE, FRAME = 16000, 640  # Hz, samples
-GRAPH = """\
-inputs:
-  video: [B, 1, T, 32, 32]
-  audio: [B, T, 640]
-  frames: {shape: [V], dtype: int64, optional: true}
-modules:
-  video: {type: graph, file: towers/raven_video.yaml, SIZES}
-  audio: {type: graph, file: towers/raven_audio.yaml, SIZES}
-nodes:
-  v: {call: video, in: {x: batch.video, frames: batch.frames}}
-  a: {call: audio, in: {x: batch.audio, frames: batch.frames}}
-outputs: {v: v.pooled, a: a.pooled}
-""".replace("SIZES", "channels: 8, features: 64, width: 16, depth: 2, heads: 2, hidden: 16")
-ENCODER = """\
-name: tiny_raven
-graph: graphs/two.yaml
-data:
-  lengths: {budget: 120, longest: 1.6, shortest: 0.4, buckets: 2}
-  inputs:
-    video: {type: lips, size: 32, stored: 36}
-    audio: {type: wave}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +50,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RAVEn's towers with random weights, as an exported folder."""
-    folder = tmp_path_factory.mktemp("raven")
-    shutil.copytree(CONFIGS / "towers", folder / "towers")
-    (folder / "graphs").mkdir()
-    (folder / "graphs" / "two.yaml").write_text(GRAPH)
-    (folder / "encoder.yaml").write_text(ENCODER)
-    graph = Graph.from_file(folder / "graphs" / "two.yaml", seed=0)
-    save_file(graph.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return write_raven(tmp_path_factory.mktemp("raven"))
 
 
 @pytest.fixture(scope="module")
