@@ -30,6 +30,8 @@ class TrainConfig:
             the slow reference.
         parallel: under torchrun, "auto" and "ddp" copy the model, "fsdp" shards it.
         device: "auto" takes CUDA where there is one.
+        threads: of the model on a CPU; null leaves a core to each loader process, more suit loaders
+            that have little to do.
         save_every: steps between two checkpoints; one is also written at the end of a stage and on
             Ctrl-C.
         keep: newest checkpoints that stay, per stage.
@@ -51,6 +53,7 @@ class TrainConfig:
     attention: Literal["auto", "xformers", "sdpa", "plain"] = "auto"
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
     save_every: int = 500
     keep: int = 2
     log_every: int = 20
@@ -58,8 +61,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _above_zero(self, "lr", "eps", "save_every", "keep", "log_every")
         _not_below_zero(self, "min_lr", "warmup", "weight_decay")
-        if self.clip is not None:
-            _above_zero(self, "clip")
+        for name in ("clip", "threads"):
+            if getattr(self, name) is not None:
+                _above_zero(self, name)
         if self.attention == "xformers" and (self.compile or self.precision == "fp32"):
             raise ValueError(
                 "attention is xformers, which runs neither in fp32 nor inside torch.compile: "

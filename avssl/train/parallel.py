@@ -97,15 +97,16 @@ class World:
         return result
 
 
-def share_cores(world: World, workers: int) -> None:
+def share_cores(world: World, workers: int, *, threads: int | None = None) -> None:
     """Leave one core to each loader process when the model runs on the CPU.
 
     Threads that wait for a core which the loader holds make a step slower than fewer threads do.
-    OMP_NUM_THREADS, where it is set, has the say.
+    `threads`, where they are given, are taken instead. OMP_NUM_THREADS, where it is set, has the
+    say.
     """
     if world.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) // world.size
-        torch.set_num_threads(max(1, cores - workers))
+        torch.set_num_threads(threads or max(1, cores - workers))
 
 
 def start(config: TrainConfig, batch: int | None) -> World:

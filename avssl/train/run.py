@@ -38,7 +38,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> int:
     config = experiment.config
     # batches with a budget of frames are made to be shared evenly
     world = parallel.start(config.train, config.data.batch if config.data.lengths is None else None)
-    parallel.share_cores(world, config.data.workers)
+    parallel.share_cores(world, config.data.workers, threads=config.train.threads)
     set_attention_backend(None if config.train.attention == "auto" else config.train.attention)
     folder = RunFolder(Path(config.run))
     with _disk_errors(folder.path), folder.held() if world.main else nullcontext():

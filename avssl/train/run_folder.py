@@ -36,8 +36,8 @@ HARMLESS = frozenset(
     {
         "run", "name", "data.cache", "data.workers", "data.prefetch", "data.time_limit",
         "data.max_bad_share", "train.save_every", "train.keep", "train.log_every", "train.device",
-        "train.parallel", "train.attention", "probe.every", "probe.pictures", "probe.final",
-        "speech",
+        "train.threads", "train.parallel", "train.attention", "probe.every", "probe.pictures",
+        "probe.final", "speech",
     }
 )  # fmt: skip
 
