@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from avssl.train.parallel import World, share_cores
 from tests.train import tiny
 
 SHORT = (
@@ -101,6 +103,20 @@ def compare(expected: list[dict], found: list[dict], *, lines: int) -> None:
                 assert b[name] == pytest.approx(value, rel=1e-5), (a["stage"], a["step"], name)
             elif name.startswith(("grad/", "update/")):
                 assert b[name] == pytest.approx(value, rel=1e-3), (a["stage"], a["step"], name)
+
+
+def test_cores_are_left_to_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(0, 1, torch.device("cpu"), "single")
+    given: list[int] = []
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)))
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    share_cores(world, 1)
+    share_cores(world, 9)
+    share_cores(world, 1, threads=4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    share_cores(world, 1, threads=4)
+    assert given == [3, 1, 4]
 
 
 def _cut_back(finished: Path, run: Path, **steps: int) -> Path:
