@@ -10,7 +10,7 @@ from tests.recipes.raven import CONFIGS, STILL, TINY, batch, rows
 from tests.train.tiny import TinyClips
 
 EXPERIMENT = CONFIGS / "raven.yaml"
-STEPS = 6
+STEPS = 4
 
 
 class Talk(TinyClips):
