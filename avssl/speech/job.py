@@ -25,7 +25,7 @@ from avssl.data.usable import Check, in_share, open_units
 from avssl.errors import UserError
 from avssl.speech.config import SpeechConfig
 from avssl.speech.reader import FOLDER, READER, Reader, find_head, text_recipe
-from avssl.speech.results import score_split, write_results
+from avssl.speech.results import score_split, scored_rows, write_results
 from avssl.speech.store import write_reader
 from avssl.speech.units import Units, train_sentencepiece
 from avssl.train.experiment import LoadedExperiment, load_experiment
@@ -65,11 +65,13 @@ def finetune(path: Path, overrides: Sequence[str] = ()) -> int:
         UserError: what is wrong with the file, the data or the run folder.
     """
     job = prepare(path, overrides)
+    manifest = open_source(job.experiment.config.data)
+    for name in job.speech.splits:  # what cannot be scored is told before the training
+        scored_rows(manifest, job.units, split=name)
     code = train(job.path, job.overrides)
     if code or int(os.environ.get("RANK", "0")):
         return code
     reader = finished_reader(job)
-    manifest = open_source(job.experiment.config.data)
     data = reading_config(job.experiment.config.data, reader)
     found = {
         name: score_split(reader, manifest, data, split=name, folder=job.run / "transcripts")

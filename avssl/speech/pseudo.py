@@ -70,10 +70,11 @@ def second_round(
             "then the same command with it and without torchrun; it prints the command for round "
             "2, which runs in as many processes as you like"
         )
+    job = prepare(path, overrides)
+    _unlabelled(job, source)  # before the training: it may not be there, or hold nothing to label
     code = finetune(path, overrides)
     if code:
         return code
-    job = prepare(path, overrides)
     second = Path(f"{job.run}{ROUND}")
     manifest = pseudo_manifest(job, source, Path(f"{second}-data"), min_confidence)
     places = {"run": second, "data.source": manifest}
@@ -92,16 +93,9 @@ def pseudo_manifest(job: Job, source: str, folder: Path, min_confidence: float) 
     Raises:
         UserError: the source cannot be opened, or no clip is kept.
     """
-    reader = Reader.load(job.run / FOLDER, reading_device(job))
     data = job.experiment.config.data
-    labelled = open_source(data)
-    unlabelled = open_source(replace(data, source=source))
-    rows, held = _to_read(labelled, unlabelled, data)
-    if not rows:
-        raise UserError(
-            f"{source} has no clip to label: all {held} are labelled clips of the run, or held out "
-            "(val and test)"
-        )
+    labelled, unlabelled, rows = _unlabelled(job, source)
+    reader = Reader.load(job.run / FOLDER, reading_device(job))
     reading = reading_config(replace(data, source=source), reader)
     task = Task(f"labelling {source}", reader, reader.settings, unlabelled, rows, reading)
     found = transcribe_clips(task, folder / "transcripts.jsonl")
@@ -113,7 +107,7 @@ def pseudo_manifest(job: Job, source: str, folder: Path, min_confidence: float) 
         unsure=len(read) - empty - len(kept),
         empty=empty,
         unreadable=len(found) - len(read),
-        held=held,
+        held=len(unlabelled.clips) - len(rows),
     )
     print(f"{source}: {counts}", flush=True)
     if not kept:
@@ -125,10 +119,26 @@ def pseudo_manifest(job: Job, source: str, folder: Path, min_confidence: float) 
     return _write(folder, labelled, unlabelled, kept, data)
 
 
-def _to_read(labelled: Manifest, unlabelled: Manifest, data: DataConfig) -> tuple[list[int], int]:
-    """Rows of unlabelled clips, and how many others there are: those that overlap labelled clips of
-    the run or its val and test clips, and val and test clips of the source itself where it names
-    splits."""
+def _unlabelled(job: Job, source: str) -> tuple[Manifest, Manifest, list[int]]:
+    """The clips of the run, those of a source, and the rows of these that are read.
+
+    Raises:
+        UserError: the source cannot be opened, or has none.
+    """
+    data = job.experiment.config.data
+    labelled, unlabelled = open_source(data), open_source(replace(data, source=source))
+    rows = _to_read(labelled, unlabelled, data)
+    if not rows:
+        raise UserError(
+            f"{source} has no clip to label: all {len(unlabelled.clips)} are labelled clips of the "
+            "run, or held out (val and test)"
+        )
+    return labelled, unlabelled, rows
+
+
+def _to_read(labelled: Manifest, unlabelled: Manifest, data: DataConfig) -> list[int]:
+    """Rows of unlabelled clips: not those that overlap labelled clips of the run or its val and
+    test clips, and not val and test clips of the source itself where it names splits."""
     taken: dict[str, list[tuple[float, float]]] = {}
     for clip in labelled.clips:
         if _has_part(clip, data):
@@ -143,12 +153,11 @@ def _to_read(labelled: Manifest, unlabelled: Manifest, data: DataConfig) -> tupl
             for other_start, other_end in taken.get(file, ())
         )
 
-    rows = [
+    return [
         row
         for row, clip in enumerate(unlabelled.clips)
         if (clip.split == "train" or unlabelled.split_by_path) and free(clip)
     ]
-    return rows, len(unlabelled.clips) - len(rows)
 
 
 def _has_part(clip: Clip, data: DataConfig) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from avssl.data.config import DataConfig
 from avssl.data.manifest import Manifest
+from avssl.data.usable import nothing_usable
 from avssl.errors import UserError
 from avssl.files import write_whole
 from avssl.speech.decoding import Decoding
@@ -21,6 +22,7 @@ from avssl.speech.transcripts import Reading, Task, transcribe_clips
 
 if TYPE_CHECKING:
     from avssl.speech.reader import Reader
+    from avssl.speech.units import Units
 
 RESULTS = "results.json"
 COLUMNS = ("path", "reference", "hypothesis", "confidence")
@@ -45,18 +47,13 @@ def score_split(
         UserError: no clip of the split has a transcript, or none can be read.
     """
     clips = manifest.clips
-    every = [row for row, clip in enumerate(clips) if clip.split == split]
-    rows = [row for row in every if reader.units.normalise(clips[row].text)]
-    if not rows:
-        raise UserError(
-            f"the split '{split}' has {len(every)} clips and none with a transcript: fill the "
-            f"column 'text' of its manifest, or leave '{split}' out of speech.splits"
-        )
+    rows = scored_rows(manifest, reader.units, split=split)
     task = Task(split, reader, reader.settings, manifest, rows, data)
     found = transcribe_clips(task, folder / f"{split}.jsonl")
     read = [item for item in found if not item.failure]
     left_out = [(item.path, item.failure) for item in found if item.failure]
-    left_out += [(clips[row].path, "has no transcript") for row in sorted({*every} - {*rows})]
+    silent = {row for row, clip in enumerate(clips) if clip.split == split} - {*rows}
+    left_out += [(clips[row].path, "has no transcript") for row in sorted(silent)]
     if not read:
         path, reason = left_out[0]
         raise UserError(f"no clip of the split '{split}' can be read; the first, {path}: {reason}")
@@ -65,6 +62,25 @@ def score_split(
     rates = error_rates(references, [item.text for item in read])
     confidence = sum(item.confidence for item in read) / len(read)
     return {**asdict(rates), "confidence": confidence, "left_out": left_out}
+
+
+def scored_rows(manifest: Manifest, units: Units, *, split: str) -> list[int]:
+    """Rows of the clips of a split that have a transcript.
+
+    Raises:
+        UserError: there is none.
+    """
+    every = [row for row, clip in enumerate(manifest.clips) if clip.split == split]
+    rows = [row for row in every if units.normalise(manifest.clips[row].text)]
+    if not every:
+        without = f"leave '{split}' out of speech.splits"
+        raise UserError(f"{nothing_usable(manifest, split, [])}; or {without}")
+    if not rows:
+        raise UserError(
+            f"the split '{split}' has {len(every)} clips and none with a transcript: fill the "
+            f"column 'text' of its manifest, or leave '{split}' out of speech.splits"
+        )
+    return rows
 
 
 def write_results(

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from avssl.files import half_written, write_whole
@@ -30,7 +32,7 @@ def write_reader(
     run: Path, folder: Path, speech: SpeechConfig, units: Units, texts: Sequence[str]
 ) -> list[str]:
     """Average the newest checkpoints of the last stage of a run, and write the reader; weights that
-    are there already stay.
+    are there already, and intact, stay.
 
     Args:
         run: the run folder. folder: of the reader.
@@ -58,7 +60,8 @@ def write_reader(
         half_written(folder / UNITS).replace(folder / UNITS)
     earlier = _description(folder / READER)
     digits = earlier.get("weights")
-    if digits is None or any(earlier.get(key) != value for key, value in origin.items()):
+    same = all(earlier.get(key) == value for key, value in origin.items())
+    if not same or not _holds(folder / WEIGHTS, digits):
         weights = average(checkpoints)
         digits = fingerprint(weights)
         write_tensors(weights, half_written(folder / WEIGHTS))
@@ -100,6 +103,14 @@ def _description(path: Path) -> dict[str, Any]:
         return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["description"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return {}
+
+
+def _holds(path: Path, digits: str | None) -> bool:
+    """Whether a file has the weights of these digits, undamaged."""
+    try:
+        return fingerprint(load_file(path)) == digits
+    except (OSError, SafetensorError):
+        return False
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:

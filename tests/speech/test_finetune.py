@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,14 @@ def test_the_reader_is_the_mean_of_the_last_checkpoints(run: Path) -> None:
         pair = [weights[name] for weights in steps]
         wanted = (pair[0].double() + pair[1].double()) / 2 if found.is_floating_point() else pair[1]
         assert torch.equal(found, wanted.to(found.dtype)), name
+
+
+def test_damaged_weights_of_a_reader_are_written_again(experiment: Path, run: Path) -> None:
+    file = run / "reader" / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    assert finetune(experiment) == 0
+    assert file.read_bytes() == whole
 
 
 def test_averages_are_exact(tmp_path: Path) -> None:
@@ -330,10 +339,22 @@ def test_round_two_trains_on_both_from_the_same_start(
     assert sum(clip.split == "test" for clip in clips) == 3
 
 
+def test_a_source_without_clips_to_label_is_told_before_the_training(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pseudo, "finetune", lambda path, given: pytest.fail("it was trained"))
+    with pytest.raises(UserError, match="nowhere"):
+        pseudo.second_round(experiment, [], source="nowhere", min_confidence=0.0)
+    own = str(experiment.parent / "clips")
+    with pytest.raises(UserError, match="no clip to label: all 11"):
+        pseudo.second_round(experiment, [], source=own, min_confidence=0.0)
+
+
 MISTAKES = [
     (["args.units=9"], "set args.units=5"),
     (["train.keep=1"], "set train.keep=2"),
     (["speech=null"], "no section 'speech'"),
+    (["speech.splits=[val, test]"], "no clip in the split 'val' (it has test 3, train 8)"),
     (["speech.splits=[dev]"], "splits must be some of train, val, test"),
     (["speech.average=0"], "average must be at least 1"),
     (["speech.decode.beam=0"], "beam must be at least 1"),
@@ -350,7 +371,7 @@ MISTAKES = [
 def test_mistakes_are_sentences(
     experiment: Path, tmp_path: Path, overrides: list[str], said: str
 ) -> None:
-    with pytest.raises(UserError, match=said.replace("(", r"\(")):
+    with pytest.raises(UserError, match=re.escape(said)):
         finetune(experiment, [f"run={tmp_path / 'run'}", *overrides])
     assert not (tmp_path / "run" / "checkpoints").exists()
 
