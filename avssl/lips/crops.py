@@ -30,6 +30,7 @@ GAP = 10  # pictures: the face may be missing for as many in a row [choice]
 _FACE = 200  # pixels: faces in pictures are made smaller to about this side before they are cut
 _SURE = 0.5  # least score of a mesh
 _STEADY = 5  # pictures over which the square of the mesh is smoothed
+_LEAST = 4.0  # pixels over which given landmarks must spread: coordinates from 0 to 1 do not
 _AT_ONCE = 64 * 2**20  # bytes of pictures
 
 
@@ -152,7 +153,19 @@ def _given(file: Path, clip: Clip, *, gap: int) -> np.ndarray:
     if not len(known):
         raise MediaError("no face was found")
     refuse_gaps(known, count, gap=gap)
+    _refuse_misfits(points[known], fitted(clip, 1.0), file.name)
     return interpolated(known, points[known], count)
+
+
+def _refuse_misfits(points: np.ndarray, size: tuple[int, int], name: str) -> None:
+    """Raise MediaError where landmarks [T, P, 2] are of no face in a picture of that size."""
+    span = float(np.median(np.ptp(points, axis=1).max(-1)))
+    x, y = np.median(points.mean(1), axis=0)
+    if span < _LEAST or not (0 <= x < size[0] and 0 <= y < size[1]):
+        raise MediaError(
+            f"the landmarks {name} lie around {x:.0f}, {y:.0f}, {span:.1f} pixels wide, which "
+            f"is no face in a picture of {size[0]} x {size[1]}: they must be in its pixels"
+        )
 
 
 def _chunks(path: Path, clip: Clip, scale: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:

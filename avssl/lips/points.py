@@ -10,6 +10,7 @@ Letters: T pictures, P points.
 import csv
 import json
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -63,13 +64,15 @@ def read_landmarks(file: Path) -> np.ndarray:
     A .npy holds [T, P, 2] (more numbers for a point are left out); a .json the same as nested
     lists, with null for a picture without a face; a .csv x0, y0, x1, ... in a line for each
     picture, empty cells or an empty line without a face, and a first line of names if need be.
+    Points that are all the same, such as zeros, stand for no face, too.
 
     Raises:
         MediaError: the file cannot be read, or its scheme is not known.
     """
+    damage = (OSError, EOFError, RecursionError, ValueError, TypeError, KeyError)
     try:
         points = {".npy": _read_npy, ".json": _read_json, ".csv": _read_csv}[file.suffix](file)
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+    except (*damage, csv.Error, BadZipFile) as error:
         raise MediaError(f"the landmarks {file.name} cannot be read ({error})") from None
     if points.ndim != 3 or points.shape[0] == 0 or points.shape[2] < 2:
         raise MediaError(f"the landmarks {file.name} have the shape {points.shape}, not [T, P, 2]")
@@ -80,7 +83,7 @@ def read_landmarks(file: Path) -> np.ndarray:
         raise MediaError(
             f"the landmarks {file.name} have {points.shape[1]} points: 5, 68, 468 and 478 are known"
         )
-    points[~np.isfinite(points).all((1, 2))] = np.nan
+    points[~np.isfinite(points).all((1, 2)) | (points == points[:, :1]).all((1, 2))] = np.nan
     return points
 
 

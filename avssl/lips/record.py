@@ -31,11 +31,18 @@ def claim(target: Path, settings: Mapping[str, object]) -> None:
     """Note the settings in the target folder, or hold them against the ones noted there.
 
     Raises:
-        UserError: they differ, or what is noted cannot be read.
+        UserError: they differ, what is noted cannot be read, or the folder holds other clips.
     """
     file = target / _SETTINGS
     wanted = dict(settings)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file: name a folder for the crops")
     if not file.exists():
+        if (target / "manifest.csv").exists():
+            raise UserError(
+                f"{target} holds a manifest.csv of other clips, which that of the crops would "
+                "replace: name another folder"
+            )
         write_whole(file, json.dumps(wanted, indent=1) + "\n")
         return
     try:

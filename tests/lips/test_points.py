@@ -47,9 +47,19 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text('{"points": 3}')
     (tmp_path / "c.csv").write_text("1,2,3,4\n1,2\n1,,3,4\n")
     np.save(tmp_path / "d.npy", np.array([{"code": 1}]), allow_pickle=True)
-    for name in ("a.npy", "b.json", "c.csv", "d.npy"):
+    (tmp_path / "e.npy").write_bytes(b"")
+    (tmp_path / "f.npy").write_bytes(b"PK\x03\x04")
+    for name in ("a.npy", "b.json", "c.csv", "d.npy", "e.npy", "f.npy"):
         with pytest.raises(MediaError, match=name):
             read_landmarks(tmp_path / name)
+
+
+def test_points_all_in_one_place_are_no_face(tmp_path: Path) -> None:
+    points = RNG.uniform(0, 200, (4, 68, 2))
+    points[1], points[2] = 0, (3, 5)
+    np.save(tmp_path / "a.npy", points)
+    found = read_landmarks(tmp_path / "a.npy")
+    assert np.isnan(found).all((1, 2)).tolist() == [False, True, True, False]
 
 
 def test_a_clip_finds_its_file_in_the_same_tree(tmp_path: Path) -> None:

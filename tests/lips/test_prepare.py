@@ -173,6 +173,30 @@ def test_other_settings_need_another_folder(source: Path, prepared: Path) -> Non
         run(source / "talks", source / "talks" / "crops", source / "points")
 
 
+def test_other_files_in_the_way_stay(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("path\nprecious.mp4\n")
+    with pytest.raises(UserError, match=r"holds a manifest\.csv of other clips"):
+        run(source / "talks", tmp_path, source / "points")
+    with pytest.raises(UserError, match=r"manifest\.csv is a file"):
+        run(source / "talks", tmp_path / "manifest.csv", source / "points")
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.csv"]
+    assert (tmp_path / "manifest.csv").read_text() == "path\nprecious.mp4\n"
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1 / 320, 0), (1, 1000), (1, -1000)])
+def test_landmarks_that_are_not_pixels_of_the_clip_skip_it(
+    source: Path, tmp_path: Path, scale: float, shift: float
+) -> None:
+    (tmp_path / "points").mkdir()
+    points = np.load(source / "points" / "nodding.npy")
+    np.save(tmp_path / "points" / "nodding.npy", points * scale + shift)
+    clips = [Clip(path="nodding.mp4", split="train")]
+    Manifest(source / "talks", clips).write(source / "talks" / "one.csv")
+    assert run(source / "talks" / "one.csv", tmp_path / "crops", tmp_path / "points") == 1
+    reason = skipped(tmp_path / "crops")["nodding.mp4"]
+    assert "is no face in a picture of 320 x 240: they must be in its pixels" in reason
+
+
 def test_long_clips_without_text_are_cut_evenly(source: Path, tmp_path: Path) -> None:
     talks = source / "talks"
     clips = [Clip(path="nodding.mp4", split="train"), Clip(path="fast.mp4", text="a", split="val")]
