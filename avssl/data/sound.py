@@ -84,6 +84,8 @@ def _resampled(
         return begin, end - begin
 
     sound, rate = read(window)  # [N'] at the source's rate
+    if not np.isfinite(sound).all():
+        raise MediaError("its sound holds samples that are no numbers")
     if rate == sample_rate:
         return sound
     step, out_step = _steps(rate, sample_rate)

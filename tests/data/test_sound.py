@@ -63,3 +63,11 @@ def test_a_rate_that_does_not_occur_is_told(rate: int, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(2000, np.float32), rate)
     with pytest.raises(MediaError, match=f"{rate} samples a second"):
         sound.read_sound(tmp_path / "a.wav", start=0.0, seconds=1.0, sample_rate=WANTED)
+
+
+def test_samples_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    samples = sine(WANTED, 1.0).numpy()
+    samples[100] = np.nan
+    soundfile.write(tmp_path / "a.wav", samples, WANTED, subtype="FLOAT")
+    with pytest.raises(MediaError, match="no numbers"):
+        sound.read_sound(tmp_path / "a.wav", start=0.0, seconds=0.5, sample_rate=8000)
