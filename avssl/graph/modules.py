@@ -1,7 +1,7 @@
 """Reading the modules of a graph file: blocks, sub-graphs, teachers, and their options."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from avssl.errors import UserError
 from avssl.graph.schema import Mismatch, convert, fill
@@ -18,7 +18,7 @@ from avssl.graph.spec import (
 from avssl.registry import Signature
 from avssl.schedules import Schedule
 
-OPTIONS = ("freeze", "lr_scale", "layer_decay", "clip_group", "init_from")
+OPTIONS = ("freeze", "lr_scale", "layer_decay", "layer_ends", "clip_group", "init_from")
 
 
 class ModuleReader(Sections):
@@ -137,6 +137,7 @@ class ModuleReader(Sections):
             "freeze": bool,
             "lr_scale": float,
             "layer_decay": float,
+            "layer_ends": Literal["own", "joined"],
             "clip_group": str,
             "init_from": str,
         }

@@ -45,11 +45,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class ModuleOptions:
-    """How a module trains: not at all, at another learning rate, from which weights."""
+    """How a module trains: not at all, at another learning rate, from which weights.
+
+    layer_ends: what lies before the first transformer block and behind the last has layers of its
+    "own" for layer_decay, or is "joined" to those blocks.
+    """
 
     freeze: bool = False
     lr_scale: float = 1.0
     layer_decay: float | None = None
+    layer_ends: Literal["own", "joined"] = "own"
     clip_group: str | None = None  # modules of one group are clipped by the norm of them all
     init_from: str | Origin | None = None
 

@@ -66,7 +66,9 @@ def layer_of(module: nn.Module) -> dict[str, tuple[int, int]]:
 def make_optimizer(graph: Graph, config: TrainConfig) -> torch.optim.AdamW:
     """Build one AdamW with a group per (module, layer when it has layer decay, decayed or not).
 
-    A group's ``lr_scale`` is the module's ``lr_scale`` times ``layer_decay ** (L + 1 - layer)``.
+    A group's ``lr_scale`` is the module's ``lr_scale`` times ``layer_decay ** (L + 1 - layer)``
+    (MAE, BEiT); with ``layer_ends`` joined ``layer_decay ** (L - layer)``, where the stem has the
+    layer of the first block and what follows the last block that of the last (RAVEn).
     Parameters with one dimension or none (biases, norms, scales) are decayed only where
     ``config.decayed`` is "all".
     """
@@ -81,6 +83,9 @@ def make_optimizer(graph: Graph, config: TrainConfig) -> torch.optim.AdamW:
         key, scale = module, options.lr_scale
         if module in layers:
             layer, last = layers[module][name[len(module) + 1 :]]
+            if options.layer_ends == "joined" and last:
+                last -= 1
+                layer = min(max(layer, 1), last)
             key, scale = f"{module}.layer{layer}", scale * options.layer_decay ** (last - layer)
         decayed = parameter.ndim > 1 or config.decayed == "all"
         key = key if decayed else f"{key}.no_decay"

@@ -93,6 +93,20 @@ def test_layer_decay_counts_from_the_last_block(graph: Graph) -> None:
     assert scale["head.proj.weight"] == 1.0
 
 
+def test_layer_ends_may_be_joined_to_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RAVEn: the last block is not slowed down, and the stem no more than the first block."""
+    monkeypatch.chdir(tiny.CONFIGS)
+    structure = yaml.safe_load(tiny.STUDENT)
+    structure["modules"]["audio"] |= {"layer_decay": 0.5, "lr_scale": 2.0, "layer_ends": "joined"}
+    graph = Graph.from_dict(structure)
+    names = {parameter: name for name, parameter in graph.named_parameters()}
+    groups = make_optimizer(graph, TrainConfig()).param_groups
+    scale = {names[p]: group["lr_scale"] for group in groups for p in group["params"]}
+    first, last = "audio.encoder.blocks.0.mlp.fc1.weight", "audio.encoder.blocks.1.mlp.fc1.bias"
+    assert scale["audio.stem.proj.weight"] == scale[first] == pytest.approx(2 * 0.5)
+    assert scale[last] == 2.0
+
+
 def test_a_second_list_of_blocks_counts_on() -> None:
     """CAV-MAE: a stem, blocks of its own, a shared block behind them, and a norm."""
 
