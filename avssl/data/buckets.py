@@ -40,6 +40,13 @@ class Buckets:
     def __init__(self, sizes: np.ndarray, lengths: LengthsConfig, *, world: int = 1) -> None:
         if len(sizes) < world:
             raise UserError(f"{len(sizes)} clips are too few for {world} processes")
+        longest = int(sizes[:, 0].max())
+        if longest * world > lengths.budget:
+            raise UserError(
+                f"data.lengths.budget = {lengths.budget} frames does not hold a clip of {longest} "
+                f"frames for each of {world} process{'es' if world > 1 else ''}: set it to at "
+                f"least {longest * world}, or lower data.lengths.longest"
+            )
         ranked = np.argsort(sizes[:, 0], kind="stable")
         # no bucket without a batch: each has a clip for every process
         self.parts = np.array_split(ranked, min(lengths.buckets, len(sizes) // world))
@@ -100,12 +107,6 @@ class BucketBatches(Sequence[list[Item]]):
 def _clips(sizes: np.ndarray, budget: int, world: int) -> int:
     """Clips in a batch of a bucket."""
     longest = int(sizes[:, 0].max())
-    if longest * world > budget:
-        raise UserError(
-            f"data.lengths.budget = {budget} frames does not hold a clip of {longest} frames for "
-            f"each of {world} process{'es' if world > 1 else ''}: set it to at least "
-            f"{longest * world}, or lower data.lengths.longest"
-        )
     return min(budget // longest, len(sizes)) // world * world
 
 

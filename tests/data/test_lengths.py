@@ -181,6 +181,10 @@ def test_a_budget_too_small_names_the_numbers(dataset: ClipDataset) -> None:
         "it to at least 100",
     ):
         batches(dataset, 0, 1, lengths=small, world=2)
+    assert dataset.sizes is not None
+    shortest = dataclasses.replace(LENGTHS, budget=int(dataset.sizes[:, 0].min()) - 1)
+    with pytest.raises(UserError, match="set it to at least 50"):  # what all buckets need
+        batches(dataset, 0, 1, lengths=shortest)
     with pytest.raises(UserError, match="24 clips are too few for 25 processes"):
         batches(dataset, 0, 1, world=25)
 
