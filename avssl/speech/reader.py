@@ -139,6 +139,8 @@ class Reader(nn.Module):
             weights = load_file(path / WEIGHTS)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path / WEIGHTS} cannot be read: {error}") from None
+        if file.decode.lm_weight and not (path / LM).is_file():
+            raise UserError(f"{path} lacks {LM}: the command that trained it writes it again")
         return cls(
             Graph.from_weights(spec, weights),
             data=file.data,

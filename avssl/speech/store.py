@@ -61,7 +61,8 @@ def write_reader(
     earlier = _description(folder / READER)
     digits = earlier.get("weights")
     same = all(earlier.get(key) == value for key, value in origin.items())
-    if not same or not _holds(folder / WEIGHTS, digits):
+    whole = _holds(folder / WEIGHTS, digits) and (speech.lm is None or (folder / LM).is_file())
+    if not same or not whole:
         weights = average(checkpoints)
         digits = fingerprint(weights)
         write_tensors(weights, half_written(folder / WEIGHTS))

@@ -220,6 +220,11 @@ def test_another_search_reads_anew_with_the_same_weights(experiment: Path, run: 
         in (copy / "transcripts" / "results.md").read_text()
     )
     assert Reader.load(copy).lm is not None and Reader.load(run).lm is None
+    (copy / "reader" / "lm.safetensors").unlink()
+    with pytest.raises(UserError, match=r"lacks lm\.safetensors"):
+        Reader.load(copy)
+    assert finetune(experiment, [f"run={copy}", *others]) == 0
+    assert Reader.load(copy).lm is not None
     assert finetune(experiment, [f"run={copy}", "speech.decode.method=greedy"]) == 0
     results = json.loads((copy / "transcripts" / "results.json").read_text())
     assert results["decode"]["method"] == "greedy" and Reader.load(copy).lm is None
