@@ -42,6 +42,7 @@ def write_copy(
     import av
 
     partial = target.with_name(target.name + ".part")
+    partial.touch()  # where it cannot be written, that is no fault of the clip
     with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as out:
         # both streams first: the header is written with the first packet
         video = _video_stream(out, stretch.clip, short_side) if stretch.clip.has_video else None
