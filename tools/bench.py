@@ -6,6 +6,7 @@ python tools/bench.py data ...     # clips per second of a manifest
 python tools/bench.py extraction RUN   # features to disk against a bare loop
 python tools/bench.py retrieval    # search among made-up vectors
 python tools/bench.py lengths      # batches of clips of similar length against padded ones
+python tools/bench.py decoding RUN # greedy and beam search of a recogniser
 """
 
 import importlib
@@ -13,7 +14,7 @@ import sys
 
 from avssl.errors import UserError, run_tool
 
-BENCHMARKS = ("graph", "attention", "data", "extraction", "retrieval", "lengths")
+BENCHMARKS = ("graph", "attention", "data", "extraction", "retrieval", "lengths", "decoding")
 
 
 def main() -> int | None:

@@ -24,6 +24,7 @@ from avssl.graph.source import Problems, find_file, read_yaml
 from avssl.graph.spec import GraphSpec
 from avssl.train.checkpoint import MODEL, newest
 from avssl.train.experiment import load_experiment
+from avssl.train.run_folder import data_of
 
 ENCODER_FILE = "encoder.yaml"
 ENCODER_WEIGHTS = "model.safetensors"
@@ -142,20 +143,18 @@ def _run(folder: Path, stage: str | None) -> Model:
     if path is None or progress is None:
         raise UserError(" ".join([f"{folder} holds no intact checkpoint of {name}.", *damaged]))
     config = experiment.config
-    source = config.data.source
-    if not source.startswith("corpus:"):  # relative to the run folder
-        source = os.path.normpath(folder / source)
+    data = data_of(folder, config)
     description = {
         "model": config.name,
         "stage": name,
         "steps": progress.step,
         "seed": config.seed,
-        "data": source,
+        "data": data.source,
     }
     return Model(
         config.name,
         instances[name].spec,
-        dataclasses.replace(config.data, source=source),
+        data,
         functools.partial(_stored, path / MODEL),
         description,
     )

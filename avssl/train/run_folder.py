@@ -17,7 +17,7 @@ import errno
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from avssl.files import half_written, locked, metrics_rows, write_whole
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
+    from avssl.data.config import DataConfig
     from avssl.train.config import Experiment
 
 # What may differ between the command that started a run and the one that continues it.
@@ -166,6 +167,14 @@ def portable(experiment: Experiment, graphs: dict[str, str]) -> dict[str, Any]:
     for stage, graph in graphs.items():
         config["stages"][stage]["graph"] = graph
     return config
+
+
+def data_of(folder: Path, config: Experiment) -> DataConfig:
+    """The data of a run as its folder names them, found from here."""
+    source = config.data.source
+    if not source.startswith("corpus:"):
+        source = os.path.normpath(folder / source)
+    return replace(config.data, source=source)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

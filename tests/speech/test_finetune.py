@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from avssl.bench import decoding
 from avssl.data.dataset import ClipDataset
 from avssl.data.loader import make_eval_loader
 from avssl.data.source import open_source
@@ -229,6 +230,19 @@ def test_another_search_reads_anew_with_the_same_weights(experiment: Path, run: 
     results = json.loads((copy / "transcripts" / "results.json").read_text())
     assert results["decode"]["method"] == "greedy" and Reader.load(copy).lm is None
     assert Reader.load(copy).settings == Decoding("greedy", beam=3, ctc_weight=0.3)
+
+
+def test_searches_are_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rates are those of the run's own results; beam search that reads worse fails."""
+    code = decoding.main([str(run), "--split", "test", "--beam", "3"])
+    said = capsys.readouterr().out
+    greedy, beam = (float(rate) for rate in re.findall(r"WER +([\d.]+) %", said))
+    results = json.loads((run / "transcripts" / "results.json").read_text())
+    assert beam == round(100 * results["splits"]["test"]["wer"], 1)
+    assert max(float(factor) for factor in re.findall(r"factor ([\d.]+)", said)) < 1
+    assert code == (beam > greedy)
+    decoding.main([str(run), "--split", "test", "--clips", "2"])
+    assert "2 clips" in capsys.readouterr().out
 
 
 def test_pieces_are_trained_once_in_the_run_folder(experiment: Path, tmp_path: Path) -> None:
