@@ -31,7 +31,7 @@ def open_source(config: DataConfig) -> Manifest:
     path = Path(source).expanduser()
     if not path.exists():
         raise UserError(
-            f"data.source = {source!r} is neither a folder nor a manifest; give one of these, or "
+            f"the data source {source!r} is neither a folder nor a manifest; give one of these, or "
             "corpus:scenes for the built-in clips"
         )
     return scanned(listed_clips(path), source, cache).with_splits()

@@ -20,7 +20,7 @@ from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip
 from avssl.data.scan import ProgressLine
 from avssl.errors import UserError
-from avssl.files import write_whole
+from avssl.files import locked, write_whole
 from avssl.lips.crops import GAP, cropped
 from avssl.lips.frames import RATE
 from avssl.lips.mesh import model_files
@@ -72,7 +72,8 @@ def prepare_lips(
         retry: try clips again that an earlier call skipped.
 
     Raises:
-        UserError: the target holds other crops or is in the source folder, or a package is missing.
+        UserError: the target holds other crops, is in the source folder or in use by another
+            process, or a package is missing.
     """
     own, clips = Path(os.path.realpath(target)), Path(os.path.realpath(manifest.root))
     if own == clips or clips in own.parents:
@@ -84,6 +85,23 @@ def prepare_lips(
         model_files()
         need("openvino", extra="lips", purpose="finding faces")
     claim(target, _noted(settings, target))
+    with locked(target, f"another process prepares {target}: wait for it"):
+        return _prepare_all(
+            manifest, target, settings, workers=workers, limit=limit, rows=rows, retry=retry
+        )
+
+
+def _prepare_all(
+    manifest: Manifest,
+    target: Path,
+    settings: Settings,
+    *,
+    workers: int,
+    limit: float,
+    rows: int,
+    retry: bool,
+) -> int:
+    """What `prepare_lips` does in its own folder."""
     unusable = [clip for clip in manifest.clips if clip.reason and clip.has_video is False]
     jobs = _jobs(manifest, target)
     record = Record(target, manifest.root, settings.landmarks)

@@ -13,6 +13,7 @@ import soundfile
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import read_pictures
 from avssl.errors import UserError
+from avssl.files import locked
 from avssl.lips.layouts import read_layout
 from avssl.lips.prepare import Settings, prepare_lips
 from avssl.lips.write import write_video
@@ -171,6 +172,11 @@ def test_other_settings_need_another_folder(source: Path, prepared: Path) -> Non
         run(source / "talks", source / "talks", source / "points")
     with pytest.raises(UserError, match=r"crops is inside .*talks"):
         run(source / "talks", source / "talks" / "crops", source / "points")
+
+
+def test_one_process_at_a_time(source: Path, prepared: Path) -> None:
+    with locked(prepared, ""), pytest.raises(UserError, match="another process prepares"):
+        run(source / "talks", prepared, source / "points")
 
 
 def test_other_files_in_the_way_stay(source: Path, tmp_path: Path) -> None:
