@@ -5,8 +5,10 @@ import math
 import pytest
 
 from avssl.blocks.text_decoder import TextDecoder
+from avssl.data.usable import open_units
 from avssl.graph.graph import Graph
 from avssl.graph.spec import GraphSpec
+from avssl.speech.reader import text_recipe
 from avssl.train.config import TrainConfig
 from avssl.train.experiment import load_experiment
 from avssl.train.optimizer import learning_rate, make_optimizer, set_learning_rate
@@ -38,7 +40,8 @@ def test_laptop_configurations_take_the_pretrained_encoders_and_their_units(name
     experiment = load_experiment(CONFIGS / "finetune" / f"{name}.yaml", shapes=False)
     config, spec = experiment.config, experiment.instances[-1].spec
     assert config.data.train_share == 0.1
-    assert config.speech is not None and config.speech.pieces == spec.arguments["units"] - 2
+    assert config.speech is not None and config.speech.pieces is None
+    assert len(open_units(text_recipe(config.data))) == spec.arguments["units"]
     assert config.train.keep >= config.speech.average
     pretrained = load_experiment(CONFIGS / "raven.yaml", shapes=False).instances[-1].spec
     for tower in {"video", "audio"} & set(spec.modules):
