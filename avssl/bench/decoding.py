@@ -21,6 +21,7 @@ from avssl.data.length_config import REAL
 from avssl.data.loader import make_eval_loader
 from avssl.data.manifest import Manifest
 from avssl.data.source import open_source
+from avssl.errors import UserError
 from avssl.speech.decoding import Decoding
 from avssl.speech.job import reading_config
 from avssl.speech.reader import Reader
@@ -60,7 +61,6 @@ def main(argv: Sequence[str]) -> int:
     data = data_of(options.run, load_experiment(options.run / "config.yaml", shapes=False).config)
     manifest = open_source(data)
     rows = scored_rows(manifest, reader.units, split=options.split)
-    rows = [rows[k * len(rows) // n] for n in [options.clips or len(rows)] for k in range(n)]
     chosen = Manifest(manifest.root, [manifest.clips[row] for row in rows])
     config = reading_config(data, reader)
     dataset = ClipDataset(chosen, config, split=None, training=False, replace=False)
@@ -68,11 +68,13 @@ def main(argv: Sequence[str]) -> int:
     trials = [Trial("greedy", replace(reader.settings, method="greedy")), *beams]
     references: list[str] = []
     frames = 0
-    for batch in make_eval_loader(dataset, config, device=reader.device):
+    for batch in make_eval_loader(dataset, config, clips=options.clips, device=reader.device):
         references += [reader.units.normalise(chosen.clips[k].text) for k in batch["clip"].tolist()]
         frames += len(batch[REAL])
         for trial in trials:
             trial.read(reader, batch)
+    if not references:
+        raise UserError(f"no clip of the split '{options.split}' of {options.run} can be read")
     played = frames / reader.data.rate  # s
     print(
         f"{len(references)} clips, {played:.0f} s, {options.run}, {reader.device}, "

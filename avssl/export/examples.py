@@ -93,9 +93,11 @@ def _call(encoder: Encoder) -> str:
 
 def _length(source: Source, name: str, step: int) -> str:
     """What an ONNX model takes of an input in time."""
-    time = source.shape(name)[1]
-    if isinstance(time, str) or FRAMES in source.shape(name):
+    shape = source.shape(name)
+    if FRAMES in shape:
         return f"{name} may have any number of frames {FRAMES} from 2 up, the same for all clips"
+    time = shape[1]
+    assert isinstance(time, int)
     if 0 < step < time:
         return f"{name} may be shorter in time, in whole patches of {step}"
     return f"{name} has this length"

@@ -153,7 +153,7 @@ class _Runner:
     ) -> Any:
         try:
             return module(**arguments)
-        except Exception as error:
+        except Exception as error:  # whatever a block raises, its node is what is wrong
             node = spec.calls[call.name]
             given = ", ".join(
                 f"{port} {_shape(value)} from {node.inputs[port].key}"

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def states(whole: Path) -> list[State]:
 def test_teachers_are_moving_averages_by_the_schedule(whole: Path, states: list[State]) -> None:
     logged = [row for row in metrics(whole) if "loss" in row]
     assert len(states) == STEPS + 1 == len(logged) + 1
-    for step, (before, after, row) in enumerate(zip(states, states[1:], logged, strict=False)):
+    for step, ((before, after), row) in enumerate(zip(pairwise(states), logged, strict=True)):
         start = 1 - 0.99  # the momentum of the laptop's file; 1 at the last step
         momentum = 1 - start / 2 * (1 + math.cos(math.pi * step / (STEPS - 1)))
         for teacher, student in TEACHERS.items():
