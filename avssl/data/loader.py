@@ -8,8 +8,10 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from avssl.errors import UserError
 _SHARE_WINDOW = 256  # clips over which the share of bad ones is taken
 _NO_MEMORY = 75  # exit code of a worker that has no shared memory left to hand a batch over
 _SHARE_FROM = 32  # clips seen before it counts
+_REPORT_S = 10.0  # for the fork server to tell of a worker's end
 
 
 def steps_per_epoch(dataset: ClipDataset, config: DataConfig, *, world: int = 1) -> int:
@@ -184,7 +187,7 @@ class Loader:
                     batch = next(iterator)
                 except StopIteration:
                     return
-                except RuntimeError as error:
+                except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
                     message = _death(processes, error)
                     if message is None:
                         raise
@@ -267,10 +270,19 @@ def _unsent(error: Exception, batch: object) -> None:
     os._exit(_NO_MEMORY)
 
 
-def _death(processes: Sequence[Any], error: RuntimeError) -> str | None:
-    """What to tell when the error means that a worker process died; None if it does not."""
+def _death(processes: Sequence[Any], error: Exception) -> str | None:
+    """What to tell when the error means that a worker process died; None if it does not.
+
+    A worker that dies while it hands a batch over breaks the connection before the fork server
+    tells of its end.
+    """
     text = str(error)
-    if "worker" not in text or not ("exited" in text or "killed" in text):
+    if not processes or text.startswith("Caught "):  # the latter is what a living worker passed on
+        return None
+    if isinstance(error, RuntimeError):
+        if "worker" not in text or not ("exited" in text or "killed" in text):
+            return None
+    elif not wait([process.sentinel for process in processes], timeout=_REPORT_S):
         return None
     code = next((process.exitcode for process in processes if process.exitcode), None)
     if code in (_NO_MEMORY, -signal.SIGBUS):

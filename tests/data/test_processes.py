@@ -15,8 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
+from avssl.data.config import DataConfig, FramesConfig
+from avssl.data.dataset import ClipDataset
+from avssl.data.loader import make_loader
 from avssl.data.manifest import Manifest
 from avssl.data.processes import server_context
+from avssl.errors import UserError
 
 SCRIPT = """
     import sys, decord, torch
@@ -124,6 +128,32 @@ def test_a_killed_worker_is_one_sentence(running: Any) -> None:
     assert "error: a loader process was killed (signal 9)" in errors
     assert "Traceback" not in errors
     assert_gone(helpers)
+
+
+def break_off(worker: int) -> None:
+    os.kill(worker, signal.SIGKILL)
+    raise ConnectionResetError("connection reset by peer")
+
+
+class Handing:
+    """What cannot be taken over, for its process is killed meanwhile."""
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return break_off, (os.getpid(),)
+
+
+class KilledWhileHanding(ClipDataset):
+    def collate(self, items: Any) -> dict[str, Any]:
+        return {"batch": Handing()}
+
+
+def test_a_worker_killed_while_it_hands_over_is_one_sentence(manifest: Manifest) -> None:
+    config = DataConfig(
+        window=0.4, batch=2, workers=1, inputs={"video": FramesConfig(frames=4, size=32)}
+    )
+    dataset = KilledWhileHanding(manifest, config, split=None, training=True)
+    with pytest.raises(UserError, match=r"a loader process was killed \(signal 9\)"):
+        next(iter(make_loader(dataset, config, seed=0, start_step=0, steps=3)))
 
 
 FAILING = """
