@@ -68,6 +68,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.landmarks is not None and not options.landmarks.is_dir():
         raise UserError(f"--landmarks {options.landmarks} is not a folder")
+    if options.longest < 1:
+        raise UserError(f"--longest must be at least 1 s, found {options.longest:g}")
 
     # after the arguments: --help is quick
     from avssl.lips.layouts import read_layout

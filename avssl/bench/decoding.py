@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from avssl.errors import UserError
 from avssl.speech.decoding import Decoding
 from avssl.speech.job import reading_config
 from avssl.speech.reader import Reader
+from avssl.speech.readers import searched
 from avssl.speech.results import scored_rows
 from avssl.speech.scoring import ErrorRates, error_rates
 from avssl.train.experiment import load_experiment
@@ -64,8 +65,9 @@ def main(argv: Sequence[str]) -> int:
     chosen = Manifest(manifest.root, [manifest.clips[row] for row in rows])
     config = reading_config(data, reader)
     dataset = ClipDataset(chosen, config, split=None, training=False, replace=False)
-    beams = [Trial(f"beam {n}", replace(reader.settings, beam=n)) for n in options.beam]
-    trials = [Trial("greedy", replace(reader.settings, method="greedy")), *beams]
+    trials = [Trial("greedy", searched(reader.settings, greedy=True, beam=None))]
+    for beam in options.beam:
+        trials.append(Trial(f"beam {beam}", searched(reader.settings, greedy=False, beam=beam)))
     references: list[str] = []
     frames = 0
     for batch in make_eval_loader(dataset, config, clips=options.clips, device=reader.device):

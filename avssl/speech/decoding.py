@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # configurations are checked without torch
 
     from torch import Tensor
 
+_WIDEST = 1000  # hypotheses; memory grows with them
 BLANK = 0  # unit 0 is CTC's blank, the last one both the start and the end of a text
 
 # prefixes int64 [N, L], all beginning with the start, and the row of the batch int64 [N] that each
@@ -47,8 +48,8 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.method not in ("greedy", "beam"):
             raise ValueError(f"method must be greedy or beam, found {self.method!r}.")
-        if self.beam < 1:
-            raise ValueError(f"beam must be at least 1, found {self.beam}.")
+        if not 1 <= self.beam <= _WIDEST:
+            raise ValueError(f"beam must be from 1 to {_WIDEST}, found {self.beam}.")
         if not 0 <= self.ctc_weight <= 1:
             raise ValueError(f"ctc_weight must be from 0 to 1, found {self.ctc_weight}.")
         if not 0 <= self.lm_weight < math.inf:

@@ -92,13 +92,20 @@ def on_device(reader: Reader, device: str) -> Reader:
 
 
 def searched(settings: Decoding, *, greedy: bool, beam: int | None) -> Decoding:
-    """A model's settings with what the user changes."""
+    """A model's settings with what the user changes.
+
+    Raises:
+        UserError: options that do not go together, or too large a beam.
+    """
     if greedy and beam is not None:
         raise UserError("--greedy has no beam: leave --beam out")
     if greedy:
         return dataclasses.replace(settings, method="greedy")
     if beam is not None:
-        return dataclasses.replace(settings, method="beam", beam=beam)
+        try:
+            return dataclasses.replace(settings, method="beam", beam=beam)
+        except ValueError as error:
+            raise UserError(f"--{error}") from None
     return settings
 
 

@@ -145,6 +145,7 @@ def test_missing_streams_and_odd_files_are_named(
         ([talk, "--model", "video", "--captions", talk], "is the clip itself"),
         ([blind, "--audio", "--model", "audio", "--captions", tmp_path / "c.mp4"], "no picture"),
         ([talk, "--model", "video", "--greedy", "--beam", "3"], "--greedy has no beam"),
+        ([talk, "--model", "video", "--beam", "9999"], "--beam must be from 1 to 1000"),
         ([talk, "--model", "video", "--device", "cuda:99"], "--device cuda:99"),
         ([talk, "--model", "video", "--captions", talk / "c.mp4"], "cannot be written"),
         ([talk, "--model", "video", "--port", "80"], "they need --serve"),
