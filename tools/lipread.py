@@ -13,6 +13,7 @@ on this machine. Exit code: 0, or 2 for wrong use and clips that cannot be read.
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from avssl.arguments import count
@@ -80,7 +81,11 @@ def _read(options: argparse.Namespace) -> int:
     found = transcribe(reader, clip, settings=settings)
     seconds = time.perf_counter() - begin
     if options.json:
-        about = {"kind": options.kind, "model": str(readers.folder(options.kind))}
+        about = {
+            "kind": options.kind,
+            "model": str(readers.folder(options.kind)),
+            "decode": asdict(settings),
+        }
         print(json.dumps(found.as_json() | about, indent=1, ensure_ascii=False))
     else:
         print(found.text or "(nothing was said)")

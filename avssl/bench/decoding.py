@@ -28,6 +28,7 @@ from avssl.speech.reader import Reader
 from avssl.speech.readers import searched
 from avssl.speech.results import scored_rows
 from avssl.speech.scoring import ErrorRates, error_rates
+from avssl.speech.transcripts import WholeClips
 from avssl.train.experiment import load_experiment
 from avssl.train.run_folder import data_of
 
@@ -62,8 +63,12 @@ def main(argv: Sequence[str]) -> int:
     data = data_of(options.run, load_experiment(options.run / "config.yaml", shapes=False).config)
     manifest = open_source(data)
     rows = scored_rows(manifest, reader.units, split=options.split)
-    chosen = Manifest(manifest.root, [manifest.clips[row] for row in rows])
     config = reading_config(data, reader)
+    check = WholeClips(config)
+    clips = [clip for row in rows if not check.reason(clip := manifest.clips[row])]
+    chosen = Manifest(manifest.root, clips)
+    if not clips:
+        raise UserError(f"no clip of the split '{options.split}' of {options.run} can be read")
     dataset = ClipDataset(chosen, config, split=None, training=False, replace=False)
     trials = [Trial("greedy", searched(reader.settings, greedy=True, beam=None))]
     for beam in options.beam:
@@ -71,6 +76,8 @@ def main(argv: Sequence[str]) -> int:
     references: list[str] = []
     frames = 0
     for batch in make_eval_loader(dataset, config, clips=options.clips, device=reader.device):
+        if not len(batch["clip"]):
+            continue  # no clip of it could be read
         references += [reader.units.normalise(chosen.clips[k].text) for k in batch["clip"].tolist()]
         frames += len(batch[REAL])
         for trial in trials:
@@ -79,7 +86,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"no clip of the split '{options.split}' of {options.run} can be read")
     played = frames / reader.data.rate  # s
     print(
-        f"{len(references)} clips, {played:.0f} s, {options.run}, {reader.device}, "
+        f"{len(references)} of {min(len(rows), options.clips or len(rows))} clips, {played:.0f} s, "
+        f"{options.run}, {reader.device}, "
         f"{torch.get_num_threads()} threads; CTC weight {reader.settings.ctc_weight:g}"
     )
     rates = [error_rates(references, trial.texts) for trial in trials]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from avssl.speech.units import Units
 
 
-CROP = 160  # pixels: a square picture up to this size is a mouth crop
+CROP = 128  # pixels: a square picture up to this size is a mouth crop (LRS2's faces have 160)
 
 
 def is_crop(clip: Clip) -> bool:

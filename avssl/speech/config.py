@@ -73,6 +73,11 @@ class SpeechConfig:
                 f"decode.lm_weight is {self.decode.lm_weight:g}, but there is no language model: "
                 "give lm, such as lm: {type: ngram}."
             )
+        if self.lm is not None and not self.decode.lm_weight:
+            raise ValueError(
+                "lm names a language model, but decode.lm_weight is 0 and it would not be used: "
+                "give a weight, such as decode.lm_weight=0.3, or leave lm out."
+            )
 
 
 def _at_least_one(item: object, *names: str) -> None:

@@ -24,7 +24,7 @@ StepScorer: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 
 @dataclass(frozen=True)
 class Decoding:
-    """The `decoding` section.
+    """The section `speech.decode`.
 
     A text scores (1 - ctc_weight) attention + ctc_weight CTC + lm_weight language model, all
     natural logarithms of probabilities, + length_bonus for each unit.
@@ -54,6 +54,10 @@ class Decoding:
             raise ValueError(f"ctc_weight must be from 0 to 1, found {self.ctc_weight}.")
         if not 0 <= self.lm_weight < math.inf:
             raise ValueError(f"lm_weight must be at least 0, found {self.lm_weight}.")
+        if self.lm_weight and self.method == "greedy":
+            raise ValueError(
+                f"lm_weight is {self.lm_weight:g}, but method: greedy takes no language model."
+            )
         if not math.isfinite(self.length_bonus):
             raise ValueError(f"length_bonus must be a number, found {self.length_bonus}.")
         if not 0 < self.max_ratio <= 1:

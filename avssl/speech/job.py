@@ -23,6 +23,7 @@ from avssl.data.config import DataConfig
 from avssl.data.source import open_source
 from avssl.data.usable import Check, in_share, open_units
 from avssl.errors import UserError
+from avssl.optional import need
 from avssl.speech.config import SpeechConfig
 from avssl.speech.reader import FOLDER, READER, Reader, find_head, text_recipe
 from avssl.speech.results import score_split, scored_rows, write_results
@@ -65,6 +66,7 @@ def finetune(path: Path, overrides: Sequence[str] = ()) -> int:
         UserError: what is wrong with the file, the data or the run folder.
     """
     job = prepare(path, overrides)
+    need("jiwer", extra="speech", purpose="scoring transcripts")  # not after hours of training
     manifest = open_source(job.experiment.config.data)
     for name in job.speech.splits:  # what cannot be scored is told before the training
         scored_rows(manifest, job.units, split=name)

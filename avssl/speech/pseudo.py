@@ -1,7 +1,7 @@
 """Pseudo-labels: a recogniser's own transcripts of unlabelled clips, to train the next one on.
 
-Round 2 begins from the same pre-trained weights as round 1. Its data is a manifest of its own, in
-`<run>-round2-data/`, beside links to the folders of both sources.
+Round 2 begins from the same pre-trained weights as round 1 and takes as many steps. Its data is a
+manifest of its own, in `<run>-round2-data/`, beside links to the folders of both sources.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from avssl.errors import UserError
 from avssl.speech.job import Job, finetune, prepare, reading_config, reading_device
 from avssl.speech.reader import FOLDER, UNITS, Reader
 from avssl.speech.transcripts import Reading, Task, transcribe_clips
+from avssl.train.checkpoint import newest
 
 ROUND = "-round2"
 LABELLED, PSEUDO = "labelled", "pseudo"  # links to the folders of the sources
@@ -79,7 +80,7 @@ def second_round(
     manifest = pseudo_manifest(job, source, Path(f"{second}-data"), min_confidence)
     places = {"run": second, "data.source": manifest}
     again = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
-    again = [*overrides, *again, "data.train_share=1.0"]
+    again = [*overrides, *again, "data.train_share=1.0", *_steps(job)]
     print(f"round 2: tools/finetune.py {shlex.join([str(path), *again])}", flush=True)
     if job.units.model is not None:
         second.mkdir(parents=True, exist_ok=True)
@@ -117,6 +118,13 @@ def pseudo_manifest(job: Job, source: str, folder: Path, min_confidence: float) 
             f"{best:.2f}): lower --min-confidence, or train longer first"
         )
     return _write(folder, labelled, unlabelled, kept, data)
+
+
+def _steps(job: Job) -> list[str]:
+    """Overrides that give each stage the steps it took, whatever number of clips it has now."""
+    folder = job.run / "checkpoints"
+    found = {name: newest(folder / name)[1] for name in job.experiment.config.stages}
+    return [f"stages.{name}.steps={done.steps}" for name, done in found.items() if done is not None]
 
 
 def _unlabelled(job: Job, source: str) -> tuple[Manifest, Manifest, list[int]]:

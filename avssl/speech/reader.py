@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,7 @@ from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.schema import fill
 from avssl.graph.source import Problems, find_file, read_yaml
-from avssl.graph.spec import GraphSpec, Node
+from avssl.graph.spec import GraphSpec, Node, Source
 from avssl.ops.frames import valid_frames
 from avssl.speech.decoding import Decoding, Hypothesis
 from avssl.speech.lm import LanguageModel, load_lm
@@ -227,13 +227,17 @@ class Reader(nn.Module):
         join = self._join()
         if not missing or join is None:
             return self.graph(batch, [self._memory])[self._memory]
-        sources = {port: source.key for port, source in join.inputs.items() if port not in missing}
+        sources = {
+            port: source.key
+            for port, source in join.inputs.items()
+            if not _reads(self.graph.spec, source, missing)
+        }
         found = self.graph(batch, list(sources.values()))
         ports = {port: found[key] for port, key in sources.items()}
         like = next(iter(ports.values()))
         module = self.graph.get_submodule(join.call)
         assert isinstance(module, JoinStreams)
-        for port in missing:
+        for port in set(module.widths) - set(ports):
             ports[port] = like.new_zeros(*like.shape[:2], module.widths[port])
         return module(**ports)
 
@@ -266,6 +270,13 @@ def text_recipe(data: DataConfig) -> TextConfig:
     if len(found) != 1:
         raise UserError(f"data.inputs has {len(found)} inputs of type text: one is needed")
     return found[0]
+
+
+def _reads(spec: GraphSpec, source: Source, inputs: Collection[str]) -> bool:
+    """Whether a value is made of one of these inputs of the batch."""
+    if source.node == "batch":
+        return source.port in inputs
+    return any(_reads(spec, item, inputs) for item in spec.nodes[source.node].inputs.values())
 
 
 def _called(spec: GraphSpec, output: str) -> str:

@@ -100,7 +100,7 @@ def searched(settings: Decoding, *, greedy: bool, beam: int | None) -> Decoding:
     if greedy and beam is not None:
         raise UserError("--greedy has no beam: leave --beam out")
     if greedy:
-        return dataclasses.replace(settings, method="greedy")
+        return dataclasses.replace(settings, method="greedy", lm_weight=0.0)
     if beam is not None:
         try:
             return dataclasses.replace(settings, method="beam", beam=beam)

@@ -115,7 +115,7 @@ def _read(task: Task, rows: list[int]) -> Iterator[list[Reading]]:
     """First the clips that cannot be read, for all that is known of them, then transcripts batch by
     batch."""
     clips = task.manifest.clips
-    check = _Fitting(task.data)
+    check = WholeClips(task.data)
     reasons = {row: reason for row in rows if (reason := check.reason(clips[row]))}
     yield [Reading(row, clips[row].path, failure=reason) for row, reason in reasons.items()]
     rows = [row for row in rows if row not in reasons]
@@ -159,7 +159,7 @@ def _batches(task: Task, rows: list[int]) -> Loader:
     return make_eval_loader(dataset, task.data, device=task.reader.device)
 
 
-class _Fitting(Check):
+class WholeClips(Check):
     """Clips longer than `data.lengths.longest` cannot serve: what is cut off would not be read."""
 
     def __call__(self, clip: Clip) -> tuple[int, list[int]]:

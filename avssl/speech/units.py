@@ -2,7 +2,8 @@
 
 Unit 0 is the blank of CTC; the last one begins and ends a transcript (one for both); those between
 stand for text. Text is brought to one form before it is cut into units: Unicode NFKC, single
-spaces, and the case of the inventory where that has one case only.
+spaces, and the case of the inventory where that has one case only; punctuation that is none of the
+characters becomes space.
 """
 
 from __future__ import annotations
@@ -112,8 +113,16 @@ class Units:
 
     def normalise(self, text: str) -> str:
         """The form in which text is cut into units, and in which references are scored."""
-        text = " ".join(unicodedata.normalize("NFKC", text).split())
+        text = unicodedata.normalize("NFKC", text)
+        if self.model is None:
+            if "'" in self._index and "\N{RIGHT SINGLE QUOTATION MARK}" not in self._index:
+                text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+            text = "".join(" " if self._is_punctuation(symbol) else symbol for symbol in text)
+        text = " ".join(text.split())
         return self._fold(text) if self._one_case else text
+
+    def _is_punctuation(self, symbol: str) -> bool:
+        return symbol not in self._index and unicodedata.category(symbol).startswith("P")
 
     def encode(self, text: str) -> list[int]:
         """Units of a transcript, without blank and end.

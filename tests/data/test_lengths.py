@@ -291,7 +291,7 @@ def test_clips_that_cannot_serve_are_left_out_with_a_reason(folder: Path, scanne
         stretch(scanned, 0, 8),
         stretch(scanned, 0, 20, has_audio=False),
         stretch(scanned, 0, 20, width=120),
-        stretch(scanned, 0, 20, width=1080, height=1080),
+        stretch(scanned, 0, 20, width=160, height=160),  # a face of LRS2
     ]
     dataset = ClipDataset(Manifest(folder, clips), CONFIG)
     assert dataset.rows == [0, 3]
@@ -303,9 +303,9 @@ def test_clips_that_cannot_serve_are_left_out_with_a_reason(folder: Path, scanne
         "is 2.40 s long and cannot be cut, for its transcript is read: data.lengths.longest is 2",
         "is 0.32 s long, data.lengths.shortest is 0.4",
         "has no sound",
-        "its picture of 120 x 64 is no mouth crop (square, at most 160 pixels): make crops with "
+        "its picture of 120 x 64 is no mouth crop (square, at most 128 pixels): make crops with "
         "tools/prepare_lips.py",
-        "its picture of 1080 x 1080 is no mouth crop",
+        "its picture of 160 x 160 is no mouth crop",
     ]
     assert len(reasons) == len(parts)
     for reason, part in zip(reasons, parts, strict=True):

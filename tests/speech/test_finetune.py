@@ -30,6 +30,7 @@ from avssl.speech.job import finetune, prepare, reading_config
 from avssl.speech.pseudo import pseudo_manifest
 from avssl.speech.reader import Reader
 from avssl.speech.scoring import error_rates
+from avssl.train.checkpoint import newest
 from avssl.train.loop import stage_seed
 from avssl.train.run_folder import RunFolder
 from tests.speech.tones import (
@@ -351,7 +352,11 @@ def test_round_two_trains_on_both_from_the_same_start(
     before, given = calls
     job, first = prepare(experiment, given), prepare(experiment, before)
     assert job.run == Path(f"{run}-round2")
-    changed = replace(job.experiment.config, run=first.experiment.config.run)
+    config, stages = job.experiment.config, first.experiment.config.stages
+    for name, stage in config.stages.items():  # more clips would be more steps in the same epochs
+        done = newest(run / "checkpoints" / name)[1]
+        assert done is not None and stage.steps == done.steps
+    changed = replace(config, run=first.experiment.config.run, stages=stages)
     assert replace(changed, data=first.experiment.config.data) == first.experiment.config
     clips = open_source(job.experiment.config.data).clips
     assert sum(clip.split == "train" for clip in clips) == len(TEXTS) + 1
@@ -369,6 +374,7 @@ def test_a_source_without_clips_to_label_is_told_before_the_training(
         pseudo.second_round(experiment, [], source=own, min_confidence=0.0)
 
 
+GREEDY_LM = ["speech.decode={method: greedy, lm_weight: 0.3}"]
 MISTAKES = [
     (["args.units=9"], "set args.units=5"),
     (["train.keep=1"], "set train.keep=2"),
@@ -379,6 +385,8 @@ MISTAKES = [
     (["speech.decode.beam=0"], "beam must be at least 1"),
     (["speech.decode.lm_weight=0.3"], "no language model"),
     (["speech.lm={type: unigram}"], "'unigram'"),
+    (["speech.lm={type: ngram}"], "decode.lm_weight is 0"),
+    (["speech.lm={type: ngram}", *GREEDY_LM], "method: greedy takes no language model"),
     (["speech.pieces=500"], "cannot make 500 pieces"),
     (["data.inputs.text.alphabet=abab"], "twice"),
     (["data.source=nowhere"], "nowhere"),

@@ -18,6 +18,7 @@ from avssl.speech.transcripts import Task, transcribe_clips
 from avssl.speech.units import Units
 from tests.speech.tones import CONFIGS, TEXTS, write_clips, write_manifest, write_tones
 
+BOTH = CONFIGS / "graphs" / "speech_both.yaml"
 UNITS = Units.characters("ab ")
 SIZES = {
     "image": 32, "channels": 8, "features": 64, "width": 16, "depth": 1, "heads": 2, "hidden": 32,
@@ -26,9 +27,9 @@ SIZES = {
 LENGTHS = LengthsConfig(budget=20, longest=2.0, shortest=0.04, buckets=1)
 
 
-def reader_of_both() -> Reader:
-    graph = Graph.from_file(CONFIGS / "graphs" / "speech_both.yaml", args=SIZES)
-    inputs = {"video": LipsConfig(size=32, stored=32), "audio": WaveConfig()}
+def reader_of_both(path: Path = BOTH, video: str = "video", audio: str = "audio") -> Reader:
+    graph = Graph.from_file(path, args=SIZES)
+    inputs = {video: LipsConfig(size=32, stored=32), audio: WaveConfig()}
     data = DataConfig(lengths=LENGTHS, inputs=inputs)
     return Reader(graph, data=data, units=UNITS, settings=Decoding(beam=2))
 
@@ -56,6 +57,20 @@ def test_a_reader_of_both_does_without_either_as_with_features_of_zero() -> None
             assert not torch.allclose(wanted, memory)
     with pytest.raises(UserError, match="the batch has no 'video'"):
         reader.encode({"frames": batch["frames"]})
+
+
+def test_inputs_may_have_any_name(tmp_path: Path) -> None:
+    text = BOTH.read_text()
+    for name, other in (("video", "lips"), ("audio", "wave")):
+        text = text.replace(f"\n  {name}: [B", f"\n  {other}: [B").replace(
+            f"batch.{name}", f"batch.{other}"
+        )
+    (tmp_path / "renamed.yaml").write_text(text)
+    (tmp_path / "towers").symlink_to(CONFIGS / "towers")
+    renamed = reader_of_both(tmp_path / "renamed.yaml", "lips", "wave")
+    wave = torch.randn(2, 6, 640)
+    found = renamed.encode({"wave": wave})[0]
+    torch.testing.assert_close(found, reader_of_both().encode({"audio": wave})[0])
 
 
 def test_a_reader_refuses_other_units() -> None:

@@ -171,6 +171,7 @@ def test_the_tool_prints_text_times_and_json(
     assert lipread(monkeypatch, talk, "--model", "both", "--audio", "--greedy", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["text"] == SOUND and found["kind"] == "audio"
+    assert found["decode"]["method"] == "greedy"
     assert [word["text"] for word in found["words"]] == SOUND.split()
 
 

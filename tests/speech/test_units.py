@@ -41,6 +41,15 @@ def test_characters_come_back(alphabet: str, text: str, same: str) -> None:
     assert units.decode([units.end, 0, *found, 0, units.end]) == same
 
 
+def test_punctuation_that_is_no_character_makes_no_unit() -> None:
+    units = Units.characters("abcdefghijklmnopqrstuvwxyz' ")
+    assert units.normalise("Hello, world!  Don\u2019t -- re-read.") == "hello world don't re read"
+    assert units.decode(units.encode("Well, no.")) == "well no"
+    with pytest.raises(ValueError, match="'1'"):
+        units.encode("1, 2")
+    assert Units.characters("ab,").encode("a,b") == [1, 3, 2]
+
+
 def test_the_order_of_the_alphabet_is_that_of_the_units() -> None:
     assert Units.characters("ba ").encode("ab a") == [2, 1, 3, 2]
 
@@ -59,7 +68,7 @@ def test_pieces_come_back_and_are_the_same_when_trained_again(
     assert pickle.loads(pickle.dumps(pieces)).encode("bin") == pieces.encode("bin")
 
 
-@pytest.mark.parametrize("text", ["", " \n ", "seven!", "7"])
+@pytest.mark.parametrize("text", ["", " \n ", "seven7", "7"])
 def test_text_without_units_is_refused(pieces: Units, text: str) -> None:
     for units in (Units.characters(LATIN), pieces):
         with pytest.raises(UnitError):
