@@ -214,3 +214,8 @@ class DataConfig:
     def needs_video(self) -> bool:
         """Whether an input is made from the picture."""
         return any(isinstance(item, FramesConfig | LipsConfig) for item in self.inputs.values())
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether an input is made from the transcript."""
+        return any(isinstance(item, TextConfig) for item in self.inputs.values())

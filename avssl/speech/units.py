@@ -7,6 +7,7 @@ spaces, and the case of the inventory where that has one case only.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import unicodedata
@@ -197,6 +198,11 @@ def train_sentencepiece(texts: Iterable[str], path: Path, *, size: int) -> Units
             f"{_reason(str(error))}. Choose another size"
         ) from None
     return Units.sentencepiece(path)
+
+
+def texts_checksum(texts: Iterable[str]) -> str:
+    """A checksum of transcripts, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
 
 
 def _reason(message: str) -> str:

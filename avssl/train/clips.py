@@ -68,11 +68,16 @@ class Clips:
     def fingerprint(self) -> str:
         """Number of train clips, and a checksum of which they are: "2000 (5c1d9a0b)".
 
+        Where transcripts are read, the checksum is of these, too.
         With `data.lengths` also of how many processes, where their batches, which they share
         evenly, are not those of one: "2000 (5c1d9a0b) in batches for 3 processes".
         """
         dataset, world = self._dataset("train", training=True), self.world.size
-        rows = "\n".join(f"{clip.path} {clip.start} {clip.end}" for clip in dataset.clips)
+        text = self.config.needs_text
+        rows = "\n".join(
+            f"{clip.path} {clip.start} {clip.end}" + (f" {clip.text}" if text else "")
+            for clip in dataset.clips
+        )
         found = f"{len(dataset)} ({hashlib.sha256(rows.encode()).hexdigest()[:8]})"
         if dataset.sizes is None or world == 1:
             return found
