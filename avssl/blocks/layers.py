@@ -56,6 +56,9 @@ class Linear(nn.Module):
 class LayerNorm(nn.Module):
     """LayerNorm with weight and bias over the last axis.
 
+    Args:
+        width: D. eps: added to the variance.
+
     Example::
 
         norm = LayerNorm(width=512)

@@ -20,6 +20,7 @@ from avssl.ops.random import batch_dropout
 from avssl.registry import register
 
 IGNORED = -1  # behind the end of a shorter text
+_EPS = 1e-12  # of the LayerNorms, as in RAVEn's encoders
 Past = tuple[Tensor, Tensor]  # keys and values of earlier places of texts: [N, L, H, Dh] each
 Table = tuple[Tensor, Tensor]  # of texts by clip, see `_table`
 
@@ -27,17 +28,17 @@ Table = tuple[Tensor, Tensor]  # of texts by clip, see `_table`
 class DecoderBlock(nn.Module):
     """x + self-attention, x + attention to frames, x + feed-forward, each behind a LayerNorm."""
 
-    def __init__(self, width: int, heads: int, hidden: int, *, dropout: float, eps: float) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, *, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.norm1 = nn.LayerNorm(width, eps=_EPS)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.norm2 = nn.LayerNorm(width, eps=_EPS)
         self.cross_q = nn.Linear(width, width)
         self.cross_kv = nn.Linear(width, 2 * width)
         self.cross_proj = nn.Linear(width, width)
-        self.norm3 = nn.LayerNorm(width, eps=eps)
+        self.norm3 = nn.LayerNorm(width, eps=_EPS)
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
@@ -133,7 +134,6 @@ class TextDecoder(nn.Module):
         hidden: int,
         units: int,
         dropout: float = 0.1,
-        norm_eps: float = 1e-12,
     ) -> None:
         super().__init__()
         if width % (2 * heads):
@@ -146,9 +146,9 @@ class TextDecoder(nn.Module):
         self.embed = nn.Embedding(units, width)
         self.bring = nn.Linear(memory, width) if memory != width else nn.Identity()
         self.blocks = nn.ModuleList(
-            DecoderBlock(width, heads, hidden, dropout=dropout, eps=norm_eps) for _ in range(depth)
+            DecoderBlock(width, heads, hidden, dropout=dropout) for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.norm = nn.LayerNorm(width, eps=_EPS)
         self.out = nn.Linear(width, units)
         self.checkpoint_activations = False
 

@@ -15,11 +15,11 @@ from avssl.registry import register
 @register("stride_mask")
 class StrideMask(nn.Module):
     """Masks spans of frames in training: one for each `stride` frames of a clip, each of 0 to
-    `window` frames, anywhere in the clip. RAVEn (arXiv 2212.06246): 10 of 25 frames of video, 15 of
-    50 of sound.
+    `window` - 1 frames, anywhere in the clip. RAVEn (arXiv 2212.06246): a window of 10 for 25
+    frames of video, of 15 for 50 of sound.
 
     Args:
-        window: longest span, frames; 0: no mask. stride: frames per span.
+        window: first length that no span has, frames; 0: no mask. stride: frames per span.
 
     Example::
 
@@ -55,7 +55,7 @@ class StrideMask(nn.Module):
         most = -(-time // self.stride)  # K
         draw = batch_uniform(batch, 2 * most, device=length.device)  # [B, 2K]
         size, place = draw.unflatten(1, (2, most)).unbind(1)  # [B, K]
-        size = (size * (self.window + 1)).floor().minimum(length[:, None])  # [B, K]
+        size = (size * self.window).floor().minimum(length[:, None])  # [B, K]
         start = (place * (length[:, None] - size + 1)).floor()  # [B, K]
         number = torch.arange(most, device=length.device)  # [K]
         size = size * (number * self.stride < length[:, None])  # one for each stride of the clip

@@ -121,6 +121,8 @@ class DataConfig:
     batch: int = 64  # clips per step, all ranks together
     lengths: LengthsConfig | None = None  # in place of window and batch: lips, wave and text
     train_share: float = 1.0  # of the train split, chosen by path: the same clips for any seed
+    # of the train split: column -> the value that its clips have there, such as {set: trainval}
+    only: dict[str, str | int] | None = None
     workers: int = 1  # loader processes per rank; 0 reads in the training process
     prefetch: int = 2  # batches that each worker reads ahead
     time_limit: float = 20.0  # seconds for one clip, then it is given up and replaced
@@ -214,3 +216,8 @@ class DataConfig:
     def needs_video(self) -> bool:
         """Whether an input is made from the picture."""
         return any(isinstance(item, FramesConfig | LipsConfig) for item in self.inputs.values())
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether an input is made from the transcript."""
+        return any(isinstance(item, TextConfig) for item in self.inputs.values())

@@ -20,7 +20,7 @@ from avssl.data.lengths import read_stretch
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import MediaError, read_clip_sound, read_pictures
 from avssl.data.timed import TimedCaller
-from avssl.data.usable import Check, Misfit, extent, in_share, nothing_usable
+from avssl.data.usable import Check, Misfit, by_reason, extent, in_share, nothing_usable
 from avssl.errors import UserError
 
 _REPLACEMENTS = 8  # clips tried in place of an unreadable one
@@ -119,6 +119,17 @@ class ClipDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    @property
+    def counts(self) -> str:
+        """How many clips of the split are used, and why the others are not."""
+        parts = [f"{len(self.clips)} used"]
+        if self.unshared:
+            share = self.config.train_share
+            parts.append(f"{self.unshared} not in data.train_share = {share:g}")
+        if self.left_out:
+            parts.append(f"{len(self.left_out)} left out: {by_reason(self.left_out)}")
+        return ", ".join(parts)
 
     def describe(self, *, shown: int = 10) -> str:
         """One line for the clips that serve, and one for each of the first that do not."""

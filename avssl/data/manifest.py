@@ -150,6 +150,12 @@ class Manifest:
         return Manifest(self.root, clips, split_by_path=True)
 
 
+def below(folder: str, clip: Clip) -> Clip:
+    """A clip as it is seen from the folder above `folder`."""
+    wav = f"{folder}/{clip.wav}" if clip.wav else ""
+    return dataclasses.replace(clip, path=f"{folder}/{clip.path}", wav=wav)
+
+
 def hash_split(path: str) -> str:
     """Split of a clip that has none, from its path alone: 80% train, 10% val, 10% test.
 

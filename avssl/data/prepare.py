@@ -10,7 +10,7 @@ from pathlib import Path
 
 from avssl.data.container import MediaError
 from avssl.data.labels import LabelFiles, place_segments
-from avssl.data.manifest import Clip, Manifest
+from avssl.data.manifest import Clip, Manifest, below
 from avssl.data.media import read_clip_sound, read_pictures
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip, sidecar
@@ -36,8 +36,9 @@ def prepare_manifest(
     limit: float,
     again: bool = False,
     labels: LabelFiles | None = None,
+    also: Sequence[Path] = (),
 ) -> Manifest:
-    """Scan a folder or complete a manifest, write it, and print what was found.
+    """Scan a folder, complete a manifest or join several, write it, and print what was found.
 
     Args:
         source: folder or manifest.
@@ -45,10 +46,18 @@ def prepare_manifest(
         workers: processes; limit: seconds for one file.
         again: probe rows that are scanned already, and do not use kept results.
         labels: label files for a folder; the manifest lies in it and lists labelled clips alone.
+        also: more folders or manifests, whose rows follow in one manifest above all of them.
     """
     if out is not None and out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file in it, such as {out}/manifest.csv")
-    if labels is not None:
+    if also:
+        if out is None or labels is not None:
+            raise UserError(
+                "several sources need --out, a manifest in a folder above all of them, and go "
+                "without --labels"
+            )
+        manifest = _joined([source, *also], out.parent)
+    elif labels is not None:
         out = out or source / "manifest.csv"
         if os.path.abspath(out.parent) != os.path.abspath(source):
             raise UserError(f"--out {out} must lie in {source}, where the labelled media lie")
@@ -90,6 +99,36 @@ def prepare_manifest(
     manifest.write(out)
     _summary(manifest, out)
     return manifest
+
+
+def _joined(sources: Sequence[Path], root: Path) -> Manifest:
+    """The rows of several folders or manifests, each in its split, with paths relative to `root`.
+
+    Raises:
+        UserError: one does not lie below the root, or a path comes twice.
+    """
+    clips: list[Clip] = []
+    first: dict[str, Path] = {}
+    for source in sources:
+        manifest = listed_clips(source).with_splits()
+        try:
+            inside = Path(os.path.abspath(manifest.root)).relative_to(os.path.abspath(root))
+        except ValueError:
+            raise UserError(
+                f"{manifest.root} does not lie below {root}: a manifest can only name files below "
+                "its folder"
+            ) from None
+        prefix = inside.as_posix()
+        rows = [below(prefix, clip) if prefix != "." else clip for clip in manifest.clips]
+        for clip in rows:
+            if clip.path in first:
+                raise UserError(
+                    f"{clip.path} is in {first[clip.path]} and again in {source}: name each clip "
+                    "once"
+                )
+        first.update({clip.path: source for clip in rows})
+        clips += rows
+    return Manifest(root, clips)
 
 
 def check_data(source: Path, *, workers: int, limit: float) -> int:

@@ -1,6 +1,8 @@
 """From `data.source` to a scanned manifest: built-in corpus, folder of media, or manifest file."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from avssl.data.config import DataConfig
@@ -12,15 +14,22 @@ from avssl.files import cache_folder
 
 
 def open_source(config: DataConfig) -> Manifest:
-    """The scanned manifest that `data.source` names, with a split for every clip.
+    """The scanned manifest that `data.source` names, with a split for every clip, and of the train
+    split only those that `data.only` takes.
 
     `corpus:NAME` renders the built-in corpus on first use. A folder is scanned (its manifest.csv
     is taken where there is one), and so are rows of a manifest that lack the recorded columns;
     results are kept in the cache for files that do not change.
 
     Raises:
-        UserError: the source is none of these.
+        UserError: the source is none of these, or `data.only` takes no clip.
     """
+    manifest = _opened(config)
+    return manifest if config.only is None else _chosen(manifest, config.only)
+
+
+def _opened(config: DataConfig) -> Manifest:
+    """All clips of the source."""
     if config.workers:
         server_context()  # imports what loader workers need while the caller goes on
     source, cache = config.source, cache_folder(config.cache)
@@ -35,6 +44,40 @@ def open_source(config: DataConfig) -> Manifest:
             "corpus:scenes for the built-in clips"
         )
     return scanned(listed_clips(path), source, cache).with_splits()
+
+
+def _chosen(manifest: Manifest, only: Mapping[str, str | int]) -> Manifest:
+    """Without the train clips that have another value in one of these columns.
+
+    Raises:
+        UserError: there is no such column, or no clip with that value.
+    """
+    for column, value in only.items():
+        cells = [clip.extra.get(column) for clip in manifest.clips]
+        if not any(cell is not None for cell in cells):
+            known = sorted({name for clip in manifest.clips for name in clip.extra})
+            raise UserError(
+                f"data.only names the column {column!r}, which the manifest in {manifest.root} "
+                f"does not have; columns of your own in it: {', '.join(known) or 'none'}"
+            )
+        wanted = str(value).strip()
+        found: set[str] = set()
+        kept = []
+        for clip, cell in zip(manifest.clips, cells, strict=True):
+            cell = (cell or "").strip()
+            if clip.split == "train":
+                found.add(cell)
+            if clip.split != "train" or cell == wanted:
+                kept.append(clip)
+        if wanted not in found:
+            values = [cell or "(empty)" for cell in sorted(found)]
+            more = f" and {len(values) - 10} more" if len(values) > 10 else ""
+            raise UserError(
+                f"data.only takes {column} = {wanted!r}, which no train clip of the manifest in "
+                f"{manifest.root} has; found there: {', '.join(values[:10]) or 'no clip'}{more}"
+            )
+        manifest = replace(manifest, clips=kept)
+    return manifest
 
 
 def scanned(manifest: Manifest, source: str, cache: Path) -> Manifest:

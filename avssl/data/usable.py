@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -150,6 +151,21 @@ def in_share(path: str, share: float) -> bool:
     # other digits than those that `hash_split` takes
     drawn = int(hashlib.sha256(os.fsencode(path)).hexdigest()[8:16], 16)
     return drawn < share * 16**8
+
+
+def by_reason(left_out: Sequence[tuple[str, str]], *, shown: int = 5) -> str:
+    """Clips that were left out, counted by reason, the most frequent first: "2 has no sound (a.mp4
+    and others)". Reasons that differ in their numbers alone count as one, told as of the first."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for path, reason in left_out:
+        alike.setdefault(re.sub(r"\d+(\.\d+)?", "0", reason), []).append((path, reason))
+    most = sorted(alike.values(), key=len, reverse=True)
+    parts = [
+        f"{len(clips)} {clips[0][1]} ({clips[0][0]}{' and others' if len(clips) > 1 else ''})"
+        for clips in most[:shown]
+    ]
+    rest = sum(map(len, most[shown:]))
+    return "; ".join([*parts, f"{rest} for other reasons"] if rest else parts)
 
 
 def nothing_usable(manifest: Manifest, split: str | None, left_out: list[tuple[str, str]]) -> str:

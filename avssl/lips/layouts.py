@@ -73,7 +73,7 @@ def _lrs2(source: Path, longest: float) -> Iterator[Clip]:
             file = source / f"{split}.txt"
             if not file.is_file():
                 raise UserError(f"{file} is missing: it lists the clips of main that are for it")
-            for line in file.read_text(encoding="utf-8").splitlines():
+            for line in _list_lines(file):
                 if line.strip():
                     splits[line.split()[0]] = split
     for name in ("pretrain", "main"):
@@ -85,6 +85,23 @@ def _lrs2(source: Path, longest: float) -> Iterator[Clip]:
                 continue
             extra = {"set": name, "speaker": video.parent.name}
             yield from _with_text(source, video, split or "train", extra, longest)
+
+
+def _list_lines(file: Path) -> list[str]:
+    """The lines of a list of clips.
+
+    Raises:
+        UserError: it cannot be read as text.
+    """
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read the list of clips {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the list of clips {file} is not text in UTF-8 ({error}): save it as that, or take "
+            "the file that comes with the corpus"
+        ) from None
 
 
 def _with_text(
@@ -196,10 +213,14 @@ def align_text(file: Path) -> str:
     """The words of an .align file, whose lines are start, end and word.
 
     Raises:
-        MediaError: it is damaged.
+        MediaError: it cannot be read, or is damaged.
     """
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise MediaError(f"its text {file.name} cannot be read ({error.strerror})") from None
     words = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines:
         cells = line.split()
         if len(cells) not in (0, 3) or not all(cell.isdecimal() for cell in cells[:2]):
             raise MediaError(f"{file.name}: {line!r} is not start, end and word")

@@ -16,7 +16,8 @@ import numpy as np
 
 from avssl.data.container import MediaError
 
-# the mesh's points nearest to the 68, jaw to mouth, from the person's right to the left
+# the mesh's points nearest to the 68, jaw to mouth, from the person's right to the left; MediaPipe
+# has no such table, so which points these are is ours [choice]
 _MESH = [
     *(127, 234, 132, 58, 172, 150, 176, 148, 152, 377, 400, 379, 397, 288, 361, 454, 356),
     *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),

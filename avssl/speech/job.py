@@ -10,7 +10,6 @@ What it adds to a run folder::
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from avssl.speech.config import SpeechConfig
 from avssl.speech.reader import FOLDER, READER, Reader, find_head, text_recipe
 from avssl.speech.results import score_split, scored_rows, write_results
 from avssl.speech.store import write_reader
-from avssl.speech.units import Units, train_sentencepiece
+from avssl.speech.units import Units, texts_checksum, train_sentencepiece
 from avssl.train.experiment import LoadedExperiment, load_experiment
 from avssl.train.run import train
 from avssl.train.run_folder import HALF_UNITS, TEXTS, UNITS
@@ -183,7 +182,7 @@ def _train_units(model: Path, data: DataConfig, pieces: int) -> None:
                 f"{model} has {len(units) - 2} pieces, and speech.pieces is {pieces}: give another "
                 "run folder with run=..."
             )
-        if beside.is_file() and beside.read_text() != _checksum(transcripts_of(data)):
+        if beside.is_file() and beside.read_text() != texts_checksum(transcripts_of(data)):
             raise UserError(
                 f"{model} was trained on other transcripts than those of {data.source} now: give "
                 "another run folder with run=..., or remove this one"
@@ -193,17 +192,13 @@ def _train_units(model: Path, data: DataConfig, pieces: int) -> None:
     model.parent.mkdir(parents=True, exist_ok=True)
     half = model.with_name(HALF_UNITS.replace("*", str(os.getpid())))
     try:  # under torchrun all train the same
-        half.write_text(_checksum(texts))
+        half.write_text(texts_checksum(texts))
         half.replace(beside)
         train_sentencepiece(texts, half, size=pieces)
         half.replace(model)
     finally:
         half.unlink(missing_ok=True)
     print(f"{pieces} pieces trained on {len(texts)} transcripts: {model}", flush=True)
-
-
-def _checksum(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
 
 
 def _check_units(experiment: LoadedExperiment, units: Units) -> None:

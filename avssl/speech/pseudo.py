@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avssl.data.config import DataConfig
-from avssl.data.manifest import Clip, Manifest
+from avssl.data.manifest import Clip, Manifest, below
 from avssl.data.source import open_source
 from avssl.data.usable import in_share
 from avssl.errors import UserError
@@ -80,7 +80,8 @@ def second_round(
     manifest = pseudo_manifest(job, source, Path(f"{second}-data"), min_confidence)
     places = {"run": second, "data.source": manifest}
     again = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
-    again = [*overrides, *again, "data.train_share=1.0", *_steps(job)]
+    fixed = ["data.train_share=1.0", "data.only=null", *_steps(job)]
+    again = [*overrides, *again, *fixed]
     print(f"round 2: tools/finetune.py {shlex.join([str(path), *again])}", flush=True)
     if job.units.model is not None:
         second.mkdir(parents=True, exist_ok=True)
@@ -134,7 +135,7 @@ def _unlabelled(job: Job, source: str) -> tuple[Manifest, Manifest, list[int]]:
         UserError: the source cannot be opened, or has none.
     """
     data = job.experiment.config.data
-    labelled, unlabelled = open_source(data), open_source(replace(data, source=source))
+    labelled, unlabelled = open_source(data), open_source(replace(data, source=source, only=None))
     rows = _to_read(labelled, unlabelled, data)
     if not rows:
         raise UserError(
@@ -210,6 +211,4 @@ def _write(
 
 def _below(name: str, clip: Clip, *, confidence: str) -> Clip:
     """A clip as seen from the folder above the link `name`."""
-    wav = f"{name}/{clip.wav}" if clip.wav else ""
-    extra = {**clip.extra, "confidence": confidence}
-    return replace(clip, path=f"{name}/{clip.path}", wav=wav, extra=extra)
+    return replace(below(name, clip), extra={**clip.extra, "confidence": confidence})

@@ -23,7 +23,7 @@ from avssl.speech.lm import LanguageModel, save_lm
 from avssl.speech.ngram import NgramLM
 from avssl.speech.reader import LM, READER, UNITS, WEIGHTS
 from avssl.speech.transformer_lm import train_transformer
-from avssl.speech.units import Units
+from avssl.speech.units import Units, texts_checksum
 from avssl.train.checkpoint import MODEL, read_state, write_tensors
 from avssl.train.experiment import load_experiment
 
@@ -32,7 +32,7 @@ def write_reader(
     run: Path, folder: Path, speech: SpeechConfig, units: Units, texts: Sequence[str]
 ) -> list[str]:
     """Average the newest checkpoints of the last stage of a run, and write the reader; weights that
-    are there already, and intact, stay.
+    are there already, and intact, stay, and so does a language model of the same texts.
 
     Args:
         run: the run folder. folder: of the reader.
@@ -50,7 +50,8 @@ def write_reader(
     sums = dict(map(_checksum, checkpoints))
     fewer = f" ({speech.average} asked for)" if len(sums) < speech.average else ""
     said.append(f"mean of {len(sums)} checkpoints{fewer}: steps {', '.join(sums)}")
-    origin = {"checkpoints": sums, "lm": asdict(speech.lm) if speech.lm is not None else None}
+    lm = None if speech.lm is None else {**asdict(speech.lm), "texts": texts_checksum(texts)}
+    origin = {"checkpoints": sums, "lm": lm}
     folder.mkdir(parents=True, exist_ok=True)
     for file in instance.spec.files:
         place = folder / file.resolve().relative_to(run.resolve())

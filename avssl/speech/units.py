@@ -8,6 +8,7 @@ characters becomes space.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import unicodedata
@@ -206,6 +207,11 @@ def train_sentencepiece(texts: Iterable[str], path: Path, *, size: int) -> Units
             f"{_reason(str(error))}. Choose another size"
         ) from None
     return Units.sentencepiece(path)
+
+
+def texts_checksum(texts: Iterable[str]) -> str:
+    """A checksum of transcripts, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
 
 
 def _reason(message: str) -> str:

@@ -14,6 +14,7 @@ from avssl.data.loader import (
     make_loader,
     steps_per_epoch,
 )
+from avssl.data.manifest import SPLITS
 from avssl.data.source import open_source
 from avssl.errors import UserError
 
@@ -42,12 +43,14 @@ class Clips:
         """
         for name in splits:
             try:
-                self._dataset(name, training=False)
+                dataset = self._dataset(name, training=False)
             except UserError as error:
                 raise UserError(
                     f"{error}. The probes read it: probe.final=false does without the test split, "
                     "an empty probe.towers and probe.pictures=false without val."
                 ) from None
+            if self.world.main:
+                print(dataset.describe(), flush=True)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -68,11 +71,16 @@ class Clips:
     def fingerprint(self) -> str:
         """Number of train clips, and a checksum of which they are: "2000 (5c1d9a0b)".
 
+        Where transcripts are read, the checksum is of these, too.
         With `data.lengths` also of how many processes, where their batches, which they share
         evenly, are not those of one: "2000 (5c1d9a0b) in batches for 3 processes".
         """
         dataset, world = self._dataset("train", training=True), self.world.size
-        rows = "\n".join(f"{clip.path} {clip.start} {clip.end}" for clip in dataset.clips)
+        text = self.config.needs_text
+        rows = "\n".join(
+            f"{clip.path} {clip.start} {clip.end}" + (f" {clip.text}" if text else "")
+            for clip in dataset.clips
+        )
         found = f"{len(dataset)} ({hashlib.sha256(rows.encode()).hexdigest()[:8]})"
         if dataset.sizes is None or world == 1:
             return found
@@ -83,14 +91,17 @@ class Clips:
     @property
     def description(self) -> dict[str, Any]:
         """What the card says of the data."""
+        read = {split: dataset for (split, _), dataset in self.splits.items()}
         counts = {
-            split: sum(clip.split == split for clip in self.manifest.clips)
-            for split in ("train", "val", "test")
+            f"{split} clips": read[split].counts
+            if split in read
+            else f"{sum(clip.split == split for clip in self.manifest.clips)} listed, none read"
+            for split in SPLITS
         }
         lengths = self.config.lengths
         return {
             "source": self.config.source,
-            "clips": ", ".join(f"{split} {count}" for split, count in counts.items()),
+            **counts,
             "window": f"{self.config.window:g} s"
             if lengths is None
             else f"{lengths.shortest:g} to {lengths.longest:g} s, as long as the clip",

@@ -205,9 +205,9 @@ def prepare(session: Session, instance: Instance) -> Stage:
         if progress.clips != session.clips.fingerprint:
             raise UserError(
                 f"{instance.name} was started on the train clips {progress.clips} and finds "
-                f"{session.clips.fingerprint} now (number and checksum of the paths): bring the "
-                "earlier clips back, start as many processes as before where these are named, or "
-                "give another run folder with run=..."
+                f"{session.clips.fingerprint} now (number, and checksum of the paths and of "
+                "transcripts that are read): bring the earlier clips back, start as many processes "
+                "as before where these are named, or give another run folder with run=..."
             )
         checkpoint.load(path, graph, optimizer)
     start, seconds = (progress.step, progress.seconds) if progress else (0, 0.0)

@@ -1,5 +1,7 @@
 """What every registered block must do, each on a small input."""
 
+import inspect
+import re
 from typing import Any
 
 import pytest
@@ -105,6 +107,15 @@ def call(block: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_every_registered_block_has_a_case() -> None:
     assert set(registered()) == set(CASES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_names_every_argument(name: str) -> None:
+    block = type(build(name))
+    said = inspect.getdoc(block) or ""
+    for argument in inspect.signature(block).parameters.values():
+        if argument.kind is argument.KEYWORD_ONLY:
+            assert re.search(rf"\b{argument.name}\b", said), argument.name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -311,6 +311,8 @@ def test_clips_that_cannot_serve_are_left_out_with_a_reason(folder: Path, scanne
     for reason, part in zip(reasons, parts, strict=True):
         assert part in reason
     assert "2 clips serve, 8 are left out" in dataset.describe()
+    assert dataset.counts.startswith("2 used, 8 left out: 2 its picture of 120 x 64 is no mouth")
+    assert dataset.counts.endswith("; 2 for other reasons")
     assert ClipDataset(Manifest(folder, clips), without_text()).rows == [0, 1, 2, 3, 4, 5]
     with pytest.raises(UserError, match=r"none of the 2 clips .*prepare_lips"):
         ClipDataset(Manifest(folder, clips[8:]), CONFIG)
@@ -356,6 +358,7 @@ def test_a_share_of_the_train_split_is_the_same_for_any_seed(folder: Path, scann
     assert 20 < len(few) < 60 and 120 < len(more) < 200
     assert set(few.rows) < set(more.rows)
     assert f"{400 - len(few)} are not in data.train_share = 0.1" in few.describe()
+    assert few.counts == f"{len(few)} used, {400 - len(few)} not in data.train_share = 0.1"
     config = dataclasses.replace(CONFIG, train_share=0.1)
     assert len(ClipDataset(Manifest(folder, clips), config, split="val")) == 400
     with pytest.raises(UserError, match="train_share = 1e-06 takes none of the 400 clips"):

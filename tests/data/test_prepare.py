@@ -57,6 +57,46 @@ def test_a_folder_is_scanned_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
             open_source(config)
 
 
+def test_only_takes_train_clips_by_a_column(tmp_path: Path) -> None:
+    rows = ["a,train,pretrain,1", "b,train,trainval,1", "c,train,trainval,2", "d,test,test,1"]
+    scanned = [f"{row},1,1" for row in rows]
+    header = "path,split,set,part,has_video,has_audio"
+    (tmp_path / "manifest.csv").write_text("\n".join([header, *scanned]) + "\n")
+
+    def paths(only: dict[str, str | int] | None) -> str:
+        config = DataConfig(source=str(tmp_path), only=only, workers=0)
+        return "".join(clip.path for clip in open_source(config).clips)
+
+    assert paths(None) == paths({}) == "abcd"
+    assert paths({"set": "trainval"}) == "bcd"
+    assert paths({"set": "trainval", "part": 2}) == "cd"
+    with pytest.raises(UserError, match=r"column 'sets', which .* of your own in it: part, set$"):
+        paths({"sets": "trainval"})
+    with pytest.raises(UserError, match=r"set = 'test', which no .* there: pretrain, trainval$"):
+        paths({"set": "test"})
+
+
+def test_manifests_of_several_folders_become_one_above_them(tmp_path: Path) -> None:
+    for name, split in (("lrs3", "train"), ("vox2", "val")):
+        (tmp_path / name).mkdir()
+        line = f"x/a.mp4,x/a.wav,{split},{name},1,1"
+        (tmp_path / name / "manifest.csv").write_text(
+            f"path,wav,split,{name}_column,has_video,has_audio\n{line}\n"
+        )
+    both, out = [tmp_path / "lrs3", tmp_path / "vox2" / "manifest.csv"], tmp_path / "both.csv"
+    prepare_manifest(both[0], out, also=both[1:], workers=1, limit=60)
+    one, other = Manifest.read(out).clips
+    assert (one.path, one.wav, one.split) == ("lrs3/x/a.mp4", "lrs3/x/a.wav", "train")
+    assert (other.path, other.wav, other.split) == ("vox2/x/a.mp4", "vox2/x/a.wav", "val")
+    assert other.extra == {"lrs3_column": "", "vox2_column": "vox2"}
+    with pytest.raises(UserError, match=r"lrs3/x/a\.mp4 is in .*lrs3 and again in .*lrs3"):
+        prepare_manifest(both[0], out, also=[*both[1:], both[0]], workers=1, limit=60)
+    with pytest.raises(UserError, match=r"lrs3 does not lie below .*vox2"):
+        prepare_manifest(both[0], both[1], also=both[1:], workers=1, limit=60)
+    with pytest.raises(UserError, match="several sources need --out"):
+        prepare_manifest(both[0], None, also=both[1:], workers=1, limit=60)
+
+
 def test_a_name_that_is_not_utf8_is_a_reason(folder: Path, capsys: Any) -> None:
     odd = os.path.join(os.fsencode(folder), b"d\xffg")
     os.mkdir(odd)

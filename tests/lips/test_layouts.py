@@ -90,6 +90,21 @@ def test_lrs2_takes_splits_from_its_lists(tmp_path: Path) -> None:
     assert "lists it" in found["main/55/00003.mp4"].reason
 
 
+def test_a_list_of_lrs2_that_is_no_text_is_one_sentence(tmp_path: Path) -> None:
+    made(tmp_path, main__55__00000_dot_mp4="", val_dot_txt="", test_dot_txt="")
+    (tmp_path / "train.txt").write_bytes("55/caf\xe9\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"train\.txt is not text in UTF-8"):
+        rows(tmp_path, "lrs2")
+
+
+def test_an_align_file_that_cannot_be_read_costs_its_clip_alone(tmp_path: Path) -> None:
+    made(tmp_path, s3__bbaf2n_dot_mpg="", s3__swwp2s_dot_mpg="")
+    (tmp_path / "s3" / "bbaf2n.align").mkdir()
+    found = rows(tmp_path, "grid")
+    assert "bbaf2n.align cannot be read" in found["s3/bbaf2n.mpg"].reason
+    assert found["s3/swwp2s.mpg"].text == "set white with p two soon"
+
+
 def test_grid(tmp_path: Path) -> None:
     align = "0 14500 sil\n14500 20000 place\n20000 27000 red\n27000 30000 at\n30000 34000 c\n"
     align += "34000 40000 zero\n40000 47000 now\n47000 74500 sil\n"

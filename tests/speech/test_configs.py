@@ -77,6 +77,7 @@ def test_paper_configurations_have_the_numbers_of_the_recipe(name: str) -> None:
     assert config.train.lr == rest and config.train.lr * tower.options.lr_scale == encoder
     assert (config.train.weight_decay, tower.options.layer_decay) == (decay, layers)
     assert experiment.instances[-1].config.epochs == epochs
+    assert config.data.only == ({"set": "trainval"} if "30h" in name else None)
     assert config.data.lengths is not None and config.data.lengths.budget == frames * gpus
     assert config.speech is not None and config.speech.pieces == spec.arguments["units"] - 2
     decode = config.speech.decode

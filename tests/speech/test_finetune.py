@@ -233,6 +233,35 @@ def test_another_search_reads_anew_with_the_same_weights(experiment: Path, run: 
     assert Reader.load(copy).settings == Decoding("greedy", beam=3, ctc_weight=0.3)
 
 
+def test_other_transcripts_make_another_language_model(
+    experiment: Path, run: Path, tmp_path: Path
+) -> None:
+    clips = shutil.copytree(experiment.parent / "clips", tmp_path / "clips")
+    copy = shutil.copytree(run, tmp_path / "run")
+    given = [f"run={copy}", "speech.lm={type: ngram}"]
+    edited = write_experiment(tmp_path / "tones.yaml", clips / "manifest.csv")
+    assert finetune(edited, given) == 0
+    places = [copy / "reader" / name for name in ("lm.safetensors", "model.safetensors")]
+    lm, weights = (file.read_bytes() for file in places)
+    table = (clips / "manifest.csv").read_text()
+    (clips / "manifest.csv").write_text(table.replace(",AB,train", ",AAAA,train"))
+    assert finetune(edited, given) == 0
+    assert places[0].read_bytes() != lm and places[1].read_bytes() == weights
+
+
+def test_a_run_does_not_go_on_with_other_transcripts(
+    experiment: Path, run: Path, tmp_path: Path
+) -> None:
+    clips = shutil.copytree(experiment.parent / "clips", tmp_path / "clips")
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(copy / "checkpoints" / "all" / "step-000060")  # as if it had been stopped
+    edited = write_experiment(tmp_path / "tones.yaml", clips / "manifest.csv")
+    table = (clips / "manifest.csv").read_text()
+    (clips / "manifest.csv").write_text(table.replace(",AB,train", ",BA,train"))
+    with pytest.raises(UserError, match=r"all was started on the train clips 8 .* transcripts"):
+        finetune(edited, [f"run={copy}"])
+
+
 def test_searches_are_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The rates are those of the run's own results; beam search that reads worse fails."""
     code = decoding.main([str(run), "--split", "test", "--beam", "3"])
@@ -348,7 +377,8 @@ def test_round_two_trains_on_both_from_the_same_start(
     write_tones(tmp_path / "u0.wav", "abab")
     calls: list[list[str]] = []
     monkeypatch.setattr(pseudo, "finetune", lambda path, given: calls.append(list(given)) or 0)
-    assert pseudo.second_round(experiment, [], source=str(tmp_path), min_confidence=0.0) == 0
+    own = ["data.only.set=a"]  # which clips without labels, and those of round 2, need not have
+    assert pseudo.second_round(experiment, own, source=str(tmp_path), min_confidence=0.0) == 0
     before, given = calls
     job, first = prepare(experiment, given), prepare(experiment, before)
     assert job.run == Path(f"{run}-round2")

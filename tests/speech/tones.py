@@ -41,10 +41,10 @@ def write_clips(folder: Path) -> Path:
     rows = []
     for number, text in enumerate(TEXTS):
         write_tones(folder / f"{number}.wav", text)
-        rows.append({"path": f"{number}.wav", "text": text.upper(), "split": "train"})
+        rows.append({"path": f"{number}.wav", "text": text.upper(), "split": "train", "set": "a"})
     for number, text in enumerate(TEST_TEXTS):
         write_tones(folder / f"test{number}.wav", text)
-        rows.append({"path": f"test{number}.wav", "text": text, "split": "test"})
+        rows.append({"path": f"test{number}.wav", "text": text, "split": "test", "set": ""})
     return write_manifest(folder, rows)
 
 

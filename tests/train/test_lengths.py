@@ -76,7 +76,9 @@ def test_a_run_that_is_continued_ends_with_the_same_figures(
     steps = len(tiny.metrics(whole / "run"))
     said = capsys.readouterr().out
     assert "clips/s" in said and "MFU" not in said
-    assert "0.4 to 1.6 s, as long as the clip" in (whole / "run" / "card.md").read_text()
+    card = (whole / "run" / "card.md").read_text()
+    assert "0.4 to 1.6 s, as long as the clip" in card
+    assert "- train clips: 20 used\n" in card and "- val clips: 0 listed, none read\n" in card
     path = written(parts, source)
     train(path)
     shutil.rmtree(max((parts / "run" / "checkpoints" / "one").iterdir()))  # as if killed before
