@@ -48,11 +48,13 @@ class DecoderBlock(nn.Module):
         return k, v
 
     def forward(
-        self, x: Tensor, k: Tensor, v: Tensor, *, causal: Tensor, hidden: Tensor | None
+        self, x: Tensor, memory: Tensor, *, causal: Tensor, hidden: Tensor | None
     ) -> Tensor:
-        """x: [N, L, D]. k, v: [N, T, H, Dh]. The others hold 0, and -inf where a unit must not
-        look: causal [L, L], hidden [N, 1, 1, T]. Returns [N, L, D]."""
+        """x: [N, L, D]. memory: frames [N, T, D], whose keys and values are made here, where FSDP2
+        has the weights whole. The others hold 0, and -inf where a unit must not look: causal
+        [L, L], hidden [N, 1, 1, T]. Returns [N, L, D]."""
         q, own_k, own_v = self._own(x)
+        k, v = self.keys(memory)
         return self._rest(x, attention(q, own_k, own_v, bias=causal), k, v, hidden)
 
     def step(
@@ -181,11 +183,12 @@ class TextDecoder(nn.Module):
             hidden = hidden_frames(valid_frames(frames, *memory.shape[:2]), memory)
         x, length = self._embedded(prefixes, 0), prefixes.shape[1]  # [B, L, D]
         causal = x.new_full((length, length), -math.inf).triu(1)  # [L, L]
-        for block, (k, v) in zip(self.blocks, self.keys(memory), strict=True):
+        memory = self.bring(memory)  # [B, T, D]
+        for block in self.blocks:
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, k, v, causal=causal, hidden=hidden, use_reentrant=False)
+                x = checkpoint(block, x, memory, causal=causal, hidden=hidden, use_reentrant=False)
             else:
-                x = block(x, k, v, causal=causal, hidden=hidden)  # [B, L, D]
+                x = block(x, memory, causal=causal, hidden=hidden)  # [B, L, D]
         return self.out(self.norm(x))  # [B, L, U]
 
     def keys(self, memory: Tensor) -> list[Past]:

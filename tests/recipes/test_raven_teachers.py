@@ -24,6 +24,7 @@ from avssl.train import checkpoint
 from avssl.train.experiment import load_experiment
 from avssl.train.loop import stage_seed
 from avssl.train.run import train
+from tests.recipes.raven import TINY
 from tests.recipes.talk import EXPERIMENT, STEPS, Talk, overrides
 from tests.train.tiny import metrics
 
@@ -109,6 +110,16 @@ def test_teachers_have_buffers_of_their_own(states: list[State]) -> None:
             assert states[-1][name] == STEPS
         for name in means:  # of what it saw itself: unmasked clips
             assert not torch.equal(states[-1][name], states[-1][name.replace(teacher, student, 1)])
+
+
+def test_every_step_logs_whether_the_targets_collapse(whole: Path) -> None:
+    logged = [row for row in metrics(whole) if "loss" in row]
+    assert len(logged) == STEPS
+    for row in logged:
+        for modality in ("video", "audio"):
+            spread, rank = (row[f"log/target_{name}_{modality}"] for name in ("std", "rank"))
+            assert math.isfinite(spread) and spread > 0, (row["step"], modality)
+            assert 1 < rank <= TINY["width"], (row["step"], modality)  # 1: collapsed
 
 
 def test_no_optimizer_holds_a_teacher(whole: Path, states: list[State]) -> None:

@@ -84,12 +84,7 @@ class Rigged:
         return self
 
     def encode(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        if "video" in batch:
-            grey = (batch["video"].mean((1, 3, 4)) * 0.165 + 0.421) * 255  # [B, T]
-            unit = (grey - 24) / 24
-        else:
-            power = torch.fft.rfft(batch["audio"]).abs()  # [B, T, K / 2 + 1], 25 Hz apart
-            unit = power.argmax(-1) * RATE / PITCH  # [B, T]
+        unit = self.said(batch)  # [B, T]
         shape = unit.shape
         unit = unit.round().long().clamp(0, len(UNITS) - 2)
         spread = (1 - _SURE) / len(UNITS)
@@ -97,8 +92,20 @@ class Rigged:
         self.longest = max(self.longest, shape[1])
         return scores.log(), valid_frames(batch["frames"], *shape).sum(1)
 
+    def said(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The unit that each frame spells, float [B, T]."""
+        if "video" in batch:
+            return (greys(batch["video"]) - 24) / 24
+        power = torch.fft.rfft(batch["audio"]).abs()  # [B, T, K / 2 + 1], 25 Hz apart
+        return power.argmax(-1) * RATE / PITCH
+
     def ctc(self, memory: Tensor) -> Tensor:
         return memory
 
     def scorer(self, memory: Tensor, lengths: Tensor) -> None:
         return None
+
+
+def greys(video: Tensor) -> Tensor:
+    """Mean brightness of lips [B, 1, T, S, S], from 0 to 255: [B, T]."""
+    return (video.mean((1, 3, 4)) * 0.165 + 0.421) * 255
