@@ -238,7 +238,7 @@ def test_other_transcripts_make_another_language_model(
 ) -> None:
     clips = shutil.copytree(experiment.parent / "clips", tmp_path / "clips")
     copy = shutil.copytree(run, tmp_path / "run")
-    given = [f"run={copy}", "speech.lm={type: ngram}"]
+    given = [f"run={copy}", "speech.lm={type: ngram}", "speech.decode.lm_weight=0.2"]
     edited = write_experiment(tmp_path / "tones.yaml", clips / "manifest.csv")
     assert finetune(edited, given) == 0
     places = [copy / "reader" / name for name in ("lm.safetensors", "model.safetensors")]
@@ -412,7 +412,7 @@ MISTAKES = [
     (["speech.splits=[val, test]"], "no clip in the split 'val' (it has test 3, train 8)"),
     (["speech.splits=[dev]"], "splits must be some of train, val, test"),
     (["speech.average=0"], "average must be at least 1"),
-    (["speech.decode.beam=0"], "beam must be at least 1"),
+    (["speech.decode.beam=0"], "beam must be from 1 to 1000"),
     (["speech.decode.lm_weight=0.3"], "no language model"),
     (["speech.lm={type: unigram}"], "'unigram'"),
     (["speech.lm={type: ngram}"], "decode.lm_weight is 0"),
