@@ -66,9 +66,10 @@ def main(argv: Sequence[str]) -> int:
     config = reading_config(data, reader)
     check = WholeClips(config)
     clips = [clip for row in rows if not check.reason(clip := manifest.clips[row])]
-    chosen = Manifest(manifest.root, clips)
+    nothing = UserError(f"no clip of the split '{options.split}' of {options.run} can be read")
     if not clips:
-        raise UserError(f"no clip of the split '{options.split}' of {options.run} can be read")
+        raise nothing
+    chosen = Manifest(manifest.root, clips)
     dataset = ClipDataset(chosen, config, split=None, training=False, replace=False)
     trials = [Trial("greedy", searched(reader.settings, greedy=True, beam=None))]
     for beam in options.beam:
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         for trial in trials:
             trial.read(reader, batch)
     if not references:
-        raise UserError(f"no clip of the split '{options.split}' of {options.run} can be read")
+        raise nothing
     played = frames / reader.data.rate  # s
     print(
         f"{len(references)} of {min(len(rows), options.clips or len(rows))} clips, {played:.0f} s, "

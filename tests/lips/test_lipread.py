@@ -46,12 +46,12 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> None:
 def write_lit_face(path: Path, picture: Make, pose: Make) -> None:
     """A face that moves while its brightness spells TEXT, and that of all around it AROUND."""
     said = levels(TEXT)
-    around = levels(AROUND, frames=len(said))
+    around = levels(AROUND)[: len(said)]
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=PER_SECOND, options={"crf": "10"})
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
         stream.codec_context.time_base = Fraction(1, PER_SECOND)
-        for number, (unit, other) in enumerate(zip(said, around, strict=False)):
+        for number, (unit, other) in enumerate(zip(said, around, strict=True)):
             drawn = picture([pose(x=140 + number, turn=number / 4)])  # [H, W, 3]
             sky = np.abs(drawn.astype(int) - drawn[0, 0]).max(-1, keepdims=True) < 3
             lit = np.where(sky, 24 * other + 24, 0.6 * drawn + LIGHTER * unit)
