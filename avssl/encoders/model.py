@@ -22,7 +22,7 @@ from avssl.graph.reader import read_graph
 from avssl.graph.schema import fill
 from avssl.graph.source import Problems, find_file, read_yaml
 from avssl.graph.spec import GraphSpec
-from avssl.train.checkpoint import MODEL, newest
+from avssl.train.checkpoint import MODEL, intact
 from avssl.train.experiment import load_experiment
 from avssl.train.run_folder import data_of
 
@@ -139,9 +139,7 @@ def _run(folder: Path, stage: str | None) -> Model:
     name = list(instances)[-1] if stage is None else stage
     if name not in instances:
         raise UserError(f"{folder} has no stage {name!r}: its stages are {', '.join(instances)}")
-    path, progress, damaged = newest(folder / "checkpoints" / name)
-    if path is None or progress is None:
-        raise UserError(" ".join([f"{folder} holds no intact checkpoint of {name}.", *damaged]))
+    path, progress = intact(folder, name)
     config = experiment.config
     data = data_of(folder, config)
     description = {

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,21 @@ def newest(folder: Path) -> tuple[Path | None, Progress | None, list[str]]:
         except UserError as error:
             damaged.append(str(error))
     return None, None, damaged
+
+
+def intact(run: Path, stage: str) -> tuple[Path, Progress]:
+    """The newest intact checkpoint of a stage instance of a run; damaged newer ones are named.
+
+    Raises:
+        UserError: there is none.
+    """
+    path, progress, damaged = newest(run / "checkpoints" / stage)
+    if path is None or progress is None:
+        raise UserError(" ".join([f"{run} holds no intact checkpoint of {stage}.", *damaged]))
+    if rank_and_world()[0] == 0:
+        for sentence in damaged:
+            print(f"warning: {run}: {sentence} {path.name} is taken.", file=sys.stderr, flush=True)
+    return path, progress
 
 
 def check(path: Path) -> Progress:

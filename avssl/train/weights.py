@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
-from avssl.errors import UserError
 from avssl.graph.spec import Reference
-from avssl.train.checkpoint import MODEL, newest
+from avssl.train.checkpoint import MODEL, intact
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,10 +21,7 @@ def stage_weights(run: Path, stage: str) -> dict[str, Tensor]:
     Raises:
         UserError: there is no intact checkpoint.
     """
-    path, _, damaged = newest(run / "checkpoints" / stage)
-    if path is None:
-        raise UserError(" ".join([f"{run} holds no intact checkpoint of {stage}.", *damaged]))
-    return load_file(path / MODEL)
+    return load_file(intact(run, stage)[0] / MODEL)
 
 
 def run_reference(run: Path) -> Reference:

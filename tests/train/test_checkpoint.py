@@ -10,6 +10,7 @@ from torch import nn
 from avssl.errors import UserError
 from avssl.train import checkpoint
 from avssl.train.checkpoint import Progress
+from avssl.train.weights import stage_weights
 from tests.train import tiny
 
 
@@ -80,6 +81,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     path, progress, damaged = checkpoint.newest(tmp_path)
     assert path == tmp_path / "step-000005" and progress is not None and progress.step == 5
     assert len(damaged) == 1 and "step-000010 is damaged" in damaged[0] and name in damaged[0]
+
+
+def test_who_starts_from_a_run_is_told_that_its_newest_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, optimizer = made(0)
+    for step in (5, 10):
+        save(tmp_path / "checkpoints" / "stage1", step, model, optimizer)
+    (tmp_path / "checkpoints" / "stage1" / "step-000010" / checkpoint.MODEL).write_bytes(b"")
+    stage_weights(tmp_path, "stage1")
+    told = capsys.readouterr().err
+    assert "step-000010 is damaged" in told and "step-000005 is taken" in told
+    (tmp_path / "checkpoints" / "stage1" / "step-000005" / checkpoint.MODEL).unlink()
+    with pytest.raises(UserError, match="no intact checkpoint of stage1"):
+        stage_weights(tmp_path, "stage1")
 
 
 def test_half_written_ones_are_never_seen_and_are_cleared(tmp_path: Path) -> None:
