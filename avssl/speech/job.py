@@ -20,7 +20,7 @@ import torch
 
 from avssl.data.config import DataConfig
 from avssl.data.source import open_source
-from avssl.data.usable import Check, in_share, open_units
+from avssl.data.usable import Check, in_share, nothing_usable, open_units, unusable
 from avssl.errors import UserError
 from avssl.optional import need
 from avssl.speech.config import SpeechConfig
@@ -66,16 +66,21 @@ def finetune(path: Path, overrides: Sequence[str] = ()) -> int:
     """
     job = prepare(path, overrides)
     need("jiwer", extra="speech", purpose="scoring transcripts")  # not after hours of training
-    manifest = open_source(job.experiment.config.data)
+    data = job.experiment.config.data
+    manifest = open_source(data)
     for name in job.speech.splits:  # what cannot be scored is told before the training
-        scored_rows(manifest, job.units, split=name)
+        rows = [manifest.clips[row] for row in scored_rows(manifest, job.units, split=name)]
+        reasons = [unusable(row, audio=data.needs_audio, video=data.needs_video) for row in rows]
+        if all(reasons):
+            left_out = [(row.path, why) for row, why in zip(rows, reasons, strict=True)]
+            raise UserError(nothing_usable(manifest, name, left_out))
     code = train(job.path, job.overrides)
     if code or int(os.environ.get("RANK", "0")):
         return code
     reader = finished_reader(job)
-    data = reading_config(job.experiment.config.data, reader)
+    config = reading_config(data, reader)
     found = {
-        name: score_split(reader, manifest, data, split=name, folder=job.run / "transcripts")
+        name: score_split(reader, manifest, config, split=name, folder=job.run / "transcripts")
         for name in job.speech.splits
     }
     write_results(found, job.run / "transcripts", reader, name=job.experiment.config.name)

@@ -433,6 +433,16 @@ def test_mistakes_are_sentences(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_a_split_without_a_readable_clip_is_told_before_the_training(tmp_path: Path) -> None:
+    source = write_clips(tmp_path / "clips")
+    for path in source.parent.glob("test*.wav"):
+        path.write_bytes(b"no sound")
+    path = write_experiment(tmp_path / "tones.yaml", source)
+    with pytest.raises(UserError, match=r"none of the 3 clips of the split 'test' .* test0\.wav: "):
+        finetune(path)
+    assert not list(tmp_path.glob("run/checkpoints/*/step-*"))
+
+
 def test_the_tool_ends_with_2_and_a_sentence(experiment: Path) -> None:
     tool = CONFIGS.parent / "tools" / "finetune.py"
     given = [str(experiment), "--min-confidence", "0.5"]
