@@ -8,6 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avssl.ops.frames import mean_frames, put_frames, take_frames
 from avssl.ops.patches import patch_statistics, patchify
 from avssl.registry import register
 
@@ -73,7 +74,9 @@ class TargetNorm(nn.Module):
     """Normalises teacher features before they become targets.
 
     Args:
-        kind: "none" passes them, "layer" is LayerNorm without weight and bias.
+        kind: "none" passes them; "layer" is LayerNorm without weight and bias, "instance" subtracts
+            from each channel its mean over the tokens of a clip and divides by their deviation
+            (eps 1e-5), as data2vec and BRAVEn do.
 
     Example::
 
@@ -82,10 +85,18 @@ class TargetNorm(nn.Module):
 
     outputs = ("target",)
 
-    def __init__(self, *, kind: Literal["none", "layer"] = "none") -> None:
+    def __init__(self, *, kind: Literal["none", "layer", "instance"] = "none") -> None:
         super().__init__()
         self.kind = kind
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, N, D]. Returns [B, N, D]."""
-        return x if self.kind == "none" else F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    def forward(self, x: Tensor, frames: Tensor | None = None) -> Tensor:
+        """x: [B, N, D], zeros in padding; frames: int64 [V], of `instance` alone. Returns the same
+        shape, and zeros in padding."""
+        if self.kind == "none":
+            return x
+        if self.kind == "layer":
+            return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+        centred = x - mean_frames(x, frames)[:, None]  # [B, N, D]
+        variance = mean_frames(centred.square(), frames)[:, None]  # [B, 1, D]
+        out = centred / (variance + 1e-5).sqrt()
+        return put_frames(take_frames(out, frames), frames, *out.shape[:2])

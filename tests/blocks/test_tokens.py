@@ -66,3 +66,17 @@ def test_target_norm() -> None:
     out = TargetNorm(kind="layer")(x)
     torch.testing.assert_close(out.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.var(-1, correction=0), torch.ones(2, 5), atol=1e-4, rtol=0)
+
+
+def test_target_norm_over_a_clip_counts_its_real_frames_alone() -> None:
+    norm = TargetNorm(kind="instance")
+    x = torch.randn(2, 5, 8) * 3 + 1
+    frames = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])  # the second clip has three
+    out = norm(x, frames)
+    for clip, length in enumerate((5, 3)):
+        own = out[clip, :length]
+        torch.testing.assert_close(own.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+        torch.testing.assert_close(own.var(0, correction=0), torch.ones(8), atol=1e-4, rtol=0)
+        torch.testing.assert_close(own, norm(x[clip : clip + 1, :length])[0])
+    assert out[1, 3:].abs().max() == 0
+    assert norm(torch.ones(1, 4, 8)).abs().max() == 0  # what never moves is no target

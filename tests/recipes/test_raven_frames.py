@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -74,11 +75,12 @@ def test_a_loss_within_a_modality_counts_masked_frames_and_one_across_all_real_o
         torch.testing.assert_close(found[f"l_{name}"], cosine(found[name], target, counted))
 
 
-def test_padded_frames_never_count() -> None:
+@pytest.mark.parametrize("target_norm", ["none", "layer", "instance"])
+def test_padded_frames_never_count(target_norm: str) -> None:
     """What stands behind the end of a clip changes neither a loss nor a gradient."""
     results = []
     for filler in (0.0, 9.0):
-        graph, whole = tiny(depth=1, video_to_video=1.0), batch()
+        graph, whole = tiny(depth=1, video_to_video=1.0, target_norm=target_norm), batch()
         for row, length in enumerate(LENGTHS):
             whole["video"][row, :, length:] = filler
             whole["audio"][row, length:] = filler
