@@ -66,9 +66,9 @@ def main(argv: Sequence[str]) -> int:
     config = reading_config(data, reader)
     check = WholeClips(config)
     clips = [clip for row in rows if not check.reason(clip := manifest.clips[row])]
-    nothing = UserError(f"no clip of the split '{options.split}' of {options.run} can be read")
+    nothing = f"no clip of the split '{options.split}' of {options.run} can be read"
     if not clips:
-        raise nothing
+        raise UserError(nothing)
     chosen = Manifest(manifest.root, clips)
     dataset = ClipDataset(chosen, config, split=None, training=False, replace=False)
     trials = [Trial("greedy", searched(reader.settings, greedy=True, beam=None))]
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         for trial in trials:
             trial.read(reader, batch)
     if not references:
-        raise nothing
+        raise UserError(nothing)
     played = frames / reader.data.rate  # s
     print(
         f"{len(references)} of {min(len(rows), options.clips or len(rows))} clips, {played:.0f} s, "

@@ -81,7 +81,8 @@ class Encoder(nn.Module):
 
     @property
     def depth(self) -> int:
-        """Blocks whose outputs `layer` can name; of the fusion where there is one."""
+        """Blocks whose outputs `layer` can name: of the fusion where there is one, otherwise of the
+        tower that has fewest."""
         return min(len(blocks_of(module)) for module in self._deep())
 
     @functools.cached_property
@@ -129,8 +130,9 @@ class Encoder(nn.Module):
                 these; for an encoder of both, paths or {"audio": ..., "video": ...}.
             sample_rate: Hz of waveforms.
             fps: pictures per second.
-            layer: 0 for the embedded patches, k for the output of block k, None for the encoder's
-                own output; of the fusion, where there is one. A list adds a leading axis [L].
+            layer: 0 for the embedded patches, k for the output of block k, -1 for that of the last
+                (of each tower its own), None for the encoder's own output; of the fusion, where
+                there is one. A list adds a leading axis [L].
             pool: "mean" over patches, as MAViL's own heads have it (AST means its two prefix tokens
                 instead), "cls" for the first token, "none" for every patch's token.
             span: "all" of a clip, or the "middle" window alone, as probes and retrieval use.
@@ -196,8 +198,7 @@ class Encoder(nn.Module):
             self._check(inputs)
         if not isinstance(layer, list):
             return self._pooled(self._run(inputs, layer), pool, inputs)
-        caught = self._layers(inputs)
-        chosen = [self._pooled(caught[self._index(k)], pool, inputs) for k in layer]
+        chosen = [self._pooled(tokens, pool, inputs) for tokens in self._layers(inputs, layer)]
         if isinstance(chosen[0], dict):
             return {name: torch.stack([item[name] for item in chosen]) for name in chosen[0]}
         return torch.stack(chosen)  # [L, B, D] or [L, B, N, D]
@@ -227,7 +228,7 @@ class Encoder(nn.Module):
     def _run(self, inputs: Mapping[str, Tensor], layer: int | None) -> dict[str, Tensor]:
         """Tokens of each tower, prefix tokens included; with "pooled" where a tower says so."""
         if layer is not None:
-            return self._layers(inputs)[self._index(layer)]
+            return self._layers(inputs, [layer])[0]
         outputs = self._towers(inputs)
         if self.fusion is not None:
             return self._fuse(outputs, inputs)
@@ -252,34 +253,35 @@ class Encoder(nn.Module):
         fused = self.fusion(**read, **_given(extra, inputs))
         return {name: fused[port] for port, (name, _) in ports.items()}
 
-    def _layers(self, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Tokens of each tower at every layer, 0 to depth."""
+    def _layers(
+        self, inputs: Mapping[str, Tensor], layers: Sequence[int]
+    ) -> list[dict[str, Tensor]]:
+        """Tokens of each tower at each of `layers`; negative ones count from its own last."""
+        for layer in layers:
+            if not -self.depth - 1 <= layer <= self.depth:
+                raise UserError(
+                    f"layer={layer}: {self.name} has the layers 0 (embedded patches) to "
+                    f"{self.depth}"
+                )
         with caught_layers(self._deep()) as caught:
             outputs = self._towers(inputs)
             if self.fusion is not None:
                 self._fuse(outputs, inputs)
         if self.fusion is None:
             return [
-                dict(zip(self.towers, tokens, strict=True))
-                for tokens in zip(*caught, strict=False)  # depth is that of the shallowest
+                {name: tokens[k] for name, tokens in zip(self.towers, caught, strict=True)}
+                for k in layers
             ]
         assert self._fusion_role is not None
         ports = self._fusion_role.ports.values()
         lengths = [outputs[name][out].shape[1] for name, out in ports]
         return [
             {name: part for (name, _), part in zip(ports, x.split(lengths, 1), strict=True)}
-            for x in caught[0]
+            for x in (caught[0][k] for k in layers)
         ]
 
     def _deep(self) -> list[nn.Module]:
         return list(self.towers.values()) if self.fusion is None else [self.fusion]
-
-    def _index(self, layer: int) -> int:
-        if not -self.depth - 1 <= layer <= self.depth:
-            raise UserError(
-                f"layer={layer}: {self.name} has the layers 0 (embedded patches) to {self.depth}"
-            )
-        return layer % (self.depth + 1)
 
     def _pooled(
         self, tokens: Mapping[str, Tensor], pool: Pool, inputs: Mapping[str, Tensor]

@@ -38,8 +38,8 @@ def curves_picture(path: Path, metrics: Path) -> None:
         lines, columns, figsize=(4.3 * columns, 2.7 * lines), squeeze=False, sharex=True,
         layout="constrained",
     )  # fmt: skip
-    # axes to spare in the last line are hidden below
-    for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
+    used, spare = grid.flat[: len(panels)], grid.flat[len(panels) :]
+    for axes, (title, names) in zip(used, panels.items(), strict=True):
         for i, name in enumerate(names):
             for j, part in enumerate(_stages(series[name], bounds)):
                 _curve(axes, part, colour=f"C{i}", label=_label(name) if j == 0 else None)
@@ -57,7 +57,7 @@ def curves_picture(path: Path, metrics: Path) -> None:
             )  # fmt: skip
         if len(names) > 1:
             axes.legend(fontsize=7, framealpha=0.6, edgecolor="none", ncols=1 + len(names) // 5)
-    for axes in list(grid.flat)[len(panels) :]:
+    for axes in spare:
         axes.set_visible(False)
     for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel("step")

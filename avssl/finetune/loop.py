@@ -6,6 +6,7 @@ Letters: B batch, C classes.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,9 @@ def train(
     if settings.average_from is not None:
         average = state["average"] = AveragedModel(classifier.graph).requires_grad_(False)
     store = folder.checkpoints(part)
-    path, progress, _ = checkpoint.newest(store)
+    path, progress, damaged = checkpoint.newest(store)
+    for sentence in damaged:
+        print(f"warning: {part}: {sentence} It is skipped.", file=sys.stderr, flush=True)
     start, earlier = 0, 0.0
     if path is not None and progress is not None:
         if progress.clips != clips.about:

@@ -105,6 +105,11 @@ def _read_torch(path: Path) -> Any:
             return torch.load(
                 path, map_location="cpu", weights_only=True, mmap=start == _ZIP or None
             )
+    except MemoryError:
+        raise UserError(
+            f"{path}: memory ran out while it was read. It is too large for this machine, or it is "
+            "damaged: fetch it again"
+        ) from None
     except Exception as error:  # a damaged pickle raises what it likes
         text = str(error)
         refused = _REFUSED.search(text)

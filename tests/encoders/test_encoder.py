@@ -93,6 +93,20 @@ def test_layers(av: Encoders) -> None:
             enc.encode(given, layer=layer)
 
 
+def test_the_last_layer_of_towers_of_different_depth_is_each_ones_own(mavil: Path) -> None:
+    both, given = avssl.load(mavil).audio_video, batch()
+    both.fusion = None
+    with torch.no_grad():
+        deep = both.encode(given, layer=-1, pool="none")["video"]
+        both.towers["audio"].encoder.blocks = both.towers["audio"].encoder.blocks[:1]
+        assert both.depth == 1
+        last = both.encode(given, layer=-1, pool="none")["video"]
+        first = both.encode(given, layer=1, pool="none")["video"]
+    assert torch.equal(last, deep) and not torch.equal(first, deep)
+    with pytest.raises(UserError, match="to 1"):
+        both.encode(given, layer=2)
+
+
 def test_gradients_reach_a_tower(av: Encoders) -> None:
     av.audio.encode(batch()).sum().backward()
     assert all(p.grad is not None for p in av.audio.parameters())

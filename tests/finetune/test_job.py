@@ -199,6 +199,29 @@ def test_a_stopped_part_goes_on_as_if_nothing_was(
     assert all(torch.equal(a[key], b[key]) for key in b)
 
 
+def test_a_damaged_checkpoint_is_named_when_its_part_goes_on(
+    model: Path,
+    tones: Path,
+    file: File,
+    result: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    take = loop._next
+
+    def stopping(batches: Iterator[dict[str, Any]], stop: StopRequest) -> dict[str, Any] | None:
+        stop.asked = 2
+        return take(batches, stop)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "_next", stopping)
+        finetune(model, tones, file(), "train.epochs=1")
+    (saved,) = result.rglob("step-*/model.safetensors")
+    saved.write_bytes(b"damaged")
+    finetune(model, tones, file(), "train.epochs=1")
+    assert f"checkpoint {saved.parent.name} is damaged" in capsys.readouterr().err
+
+
 def test_averaged_weights(model: Path, tones: Path, file: File, result: Path) -> None:
     """The mean of the ends of epochs 2 and 3, which runs of 2 and 3 epochs without decay show."""
     constant = ["train.schedule={type: steps, start: 99}"]

@@ -23,14 +23,11 @@ from avssl.errors import UserError
 from avssl.files import metrics_rows
 from avssl.graph.graph import Graph
 from avssl.speech import job as finetuning
-from avssl.speech import pseudo
 from avssl.speech.averaging import average
 from avssl.speech.decoding import Decoding
 from avssl.speech.job import finetune, prepare, reading_config
-from avssl.speech.pseudo import pseudo_manifest
 from avssl.speech.reader import Reader
 from avssl.speech.scoring import error_rates
-from avssl.train.checkpoint import newest
 from avssl.train.loop import stage_seed
 from avssl.train.run_folder import RunFolder
 from tests.speech.tones import (
@@ -39,25 +36,9 @@ from tests.speech.tones import (
     TEXTS,
     write_clips,
     write_experiment,
-    write_manifest,
-    write_tones,
 )
 
 GREEDY = Decoding(method="greedy")
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment file whose run is finished."""
-    folder = tmp_path_factory.mktemp("finetune")
-    path = write_experiment(folder / "tones.yaml", write_clips(folder / "clips"))
-    assert finetune(path) == 0
-    return path
-
-
-@pytest.fixture
-def run(experiment: Path) -> Path:
-    return experiment.parent / "run"
 
 
 def batch_of(reader: Reader, experiment: Path, paths: Sequence[str]) -> dict:
@@ -306,102 +287,6 @@ def test_units_whose_training_was_stopped_leave_the_run_folder_usable(
     config = prepare(experiment, given).experiment.config
     RunFolder(run).claim(config, {}, [CONFIGS / "graphs" / "speech_audio.yaml"])
     assert (run / "config.yaml").is_file()
-
-
-def test_pseudo_labels_come_from_the_reader_alone(experiment: Path, tmp_path: Path) -> None:
-    texts = ["abab", "b", "a a"]
-    for number, text in enumerate(texts):
-        write_tones(tmp_path / f"u{number}.wav", text)
-    (tmp_path / "broken.wav").write_bytes(b"RIFF" + bytes(100))
-    write_tones(tmp_path / "held.wav", "ab")
-    names = [*(f"u{number}.wav" for number in range(3)), "broken.wav"]
-    rows = [{"path": name, "text": "a wrong label", "split": "train"} for name in names]
-    source = write_manifest(tmp_path, [*rows, {"path": "held.wav", "text": "ab", "split": "test"}])
-    job = prepare(experiment, [])
-    path = pseudo_manifest(job, str(source), tmp_path / "round2", 0.2)
-    with open(path, newline="") as file:
-        found = list(csv.DictReader(file))
-    assert not any("wrong" in row["text"] for row in found)
-    own = [row for row in found if row["path"].startswith("pseudo/")]
-    assert {Path(row["path"]).name for row in own} <= {"u0.wav", "u1.wav", "u2.wav"}
-    assert own and all(float(row["confidence"]) >= 0.2 and row["split"] == "train" for row in own)
-    labelled = [row for row in found if row["path"].startswith("labelled/")]
-    assert [row["text"] for row in labelled if row["split"] == "train"] == [
-        t.upper() for t in TEXTS
-    ]
-    assert len(labelled) == len(TEXTS) + 3 and not any(row["confidence"] for row in labelled)
-    assert all((path.parent / row["path"]).is_file() for row in found)
-    with pytest.raises(UserError, match=r"no clip of .* is kept at a confidence of 1"):
-        pseudo_manifest(job, str(source), tmp_path / "round2", 1.0)
-    with pytest.raises(UserError, match="no clip to label: all 11"):
-        pseudo_manifest(job, job.experiment.config.data.source, tmp_path / "again", 0.0)
-
-
-def test_stretches_without_text_are_labelled_unless_they_overlap_what_is_held_out(
-    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_tones(tmp_path / "known.wav", "ab")
-    write_tones(tmp_path / "talk.wav", "abbaab bb")  # 1.24 s
-    write_tones(tmp_path / "endless.wav", "ab" * 9)  # 2.32 s; data.lengths.longest is 2
-    rows = [
-        {"path": "known.wav", "start": "", "end": "", "text": "AB", "split": "train"},
-        {"path": "endless.wav", "start": "", "end": "", "text": "", "split": "train"},
-        {"path": "talk.wav", "start": "0", "end": "0.44", "text": "", "split": "train"},
-        {"path": "talk.wav", "start": "0.44", "end": "0.8", "text": "aa", "split": "test"},
-    ]
-    own = write_manifest(tmp_path, rows)
-    job = prepare(experiment, [f"data.source={own}"])
-
-    def labelled_now(source: Path, folder: str) -> set[tuple[str, str]]:
-        path = pseudo_manifest(job, str(source), tmp_path / folder, 0.0)
-        with open(path, newline="") as file:
-            found = list(csv.DictReader(file))
-        assert sum(row["path"].startswith("labelled/") for row in found) == 2
-        return {(r["path"], r["start"]) for r in found if r["path"].startswith("pseudo/")}
-
-    assert labelled_now(own, "own") == {("pseudo/talk.wav", "0")}
-    counts = "1 kept, 0 dropped for their confidence, 0 for nothing was read, 1 unreadable or too"
-    assert f"{counts} long, 2 left alone" in capsys.readouterr().out
-    others = [("0.36", "0.6"), ("0.7", "1.2"), ("", ""), ("0.8", "1.24")]
-    more = [{**rows[1], "path": "talk.wav", "start": start, "end": end} for start, end in others]
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "talk.wav").symlink_to(tmp_path / "talk.wav")
-    assert labelled_now(write_manifest(tmp_path / "more", more), "others") == {
-        ("pseudo/talk.wav", "0.8")
-    }
-
-
-def test_round_two_trains_on_both_from_the_same_start(
-    experiment: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_tones(tmp_path / "u0.wav", "abab")
-    calls: list[list[str]] = []
-    monkeypatch.setattr(pseudo, "finetune", lambda path, given: calls.append(list(given)) or 0)
-    own = ["data.only.set=a"]  # which clips without labels, and those of round 2, need not have
-    assert pseudo.second_round(experiment, own, source=str(tmp_path), min_confidence=0.0) == 0
-    before, given = calls
-    job, first = prepare(experiment, given), prepare(experiment, before)
-    assert job.run == Path(f"{run}-round2")
-    config, stages = job.experiment.config, first.experiment.config.stages
-    for name, stage in config.stages.items():  # more clips would be more steps in the same epochs
-        done = newest(run / "checkpoints" / name)[1]
-        assert done is not None and stage.steps == done.steps
-    changed = replace(config, run=first.experiment.config.run, stages=stages)
-    assert replace(changed, data=first.experiment.config.data) == first.experiment.config
-    clips = open_source(job.experiment.config.data).clips
-    assert sum(clip.split == "train" for clip in clips) == len(TEXTS) + 1
-    assert sum(clip.split == "test" for clip in clips) == 3
-
-
-def test_a_source_without_clips_to_label_is_told_before_the_training(
-    experiment: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pseudo, "finetune", lambda path, given: pytest.fail("it was trained"))
-    with pytest.raises(UserError, match="nowhere"):
-        pseudo.second_round(experiment, [], source="nowhere", min_confidence=0.0)
-    own = str(experiment.parent / "clips")
-    with pytest.raises(UserError, match="no clip to label: all 11"):
-        pseudo.second_round(experiment, [], source=own, min_confidence=0.0)
 
 
 GREEDY_LM = ["speech.decode={method: greedy, lm_weight: 0.3}"]
