@@ -5,11 +5,15 @@ Letters: B batch, C channels, N patches, P values of a patch, D width.
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avssl.errors import UserError
 from avssl.ops.frames import mean_frames, put_frames, take_frames
+from avssl.ops.gather import sum_over_ranks
 from avssl.ops.patches import patch_statistics, patchify
+from avssl.ops.precision import at_least_float32, without_autocast
 from avssl.registry import register
 
 
@@ -76,7 +80,12 @@ class TargetNorm(nn.Module):
     Args:
         kind: "none" passes them; "layer" is LayerNorm without weight and bias, "instance" subtracts
             from each channel its mean over the tokens of a clip and divides by their deviation
-            (eps 1e-5), as data2vec and BRAVEn do.
+            (eps 1e-5), as data2vec and BRAVEn do; "whiten" subtracts the same mean, and then makes
+            the channels uncorrelated and of equal variance over the batch of all ranks (ZCA, as
+            W-MSE, arXiv 2007.06346, whitens embeddings), so that no direction counts for less
+            because few others go with it.
+        floor: of whitening alone; share of the mean variance of all directions that is added to
+            each, so that those of noise are not blown up.
 
     Example::
 
@@ -85,18 +94,36 @@ class TargetNorm(nn.Module):
 
     outputs = ("target",)
 
-    def __init__(self, *, kind: Literal["none", "layer", "instance"] = "none") -> None:
+    def __init__(
+        self, *, kind: Literal["none", "layer", "instance", "whiten"] = "none", floor: float = 0.02
+    ) -> None:
         super().__init__()
-        self.kind = kind
+        if not floor > 0:
+            raise UserError(f"floor={floor} must be above 0")
+        self.kind, self.floor = kind, floor
 
     def forward(self, x: Tensor, frames: Tensor | None = None) -> Tensor:
-        """x: [B, N, D], zeros in padding; frames: int64 [V], of `instance` alone. Returns the same
-        shape, and zeros in padding."""
+        """x: [B, N, D], zeros in padding; frames: int64 [V], of `instance` and `whiten` alone.
+        Returns the same shape, and zeros in padding."""
         if self.kind == "none":
             return x
         if self.kind == "layer":
             return F.layer_norm(x, x.shape[-1:], eps=1e-6)
         centred = x - mean_frames(x, frames)[:, None]  # [B, N, D]
-        variance = mean_frames(centred.square(), frames)[:, None]  # [B, 1, D]
-        out = centred / (variance + 1e-5).sqrt()
-        return put_frames(take_frames(out, frames), frames, *out.shape[:2])
+        if self.kind == "instance":
+            variance = mean_frames(centred.square(), frames)[:, None]  # [B, 1, D]
+            packed = take_frames(centred / (variance + 1e-5).sqrt(), frames)  # [V, D]
+        else:
+            packed = _whitened(take_frames(centred, frames), self.floor)
+        return put_frames(packed, frames, *x.shape[:2])
+
+
+def _whitened(x: Tensor, floor: float) -> Tensor:
+    """x: [V, D], of mean 0. Returns the same, with the unit matrix as covariance over all ranks."""
+    with without_autocast(x):
+        exact = at_least_float32(x)
+        frames = sum_over_ranks(exact.new_tensor(len(exact)))
+        covariance = sum_over_ranks(exact.T @ exact) / frames  # [D, D]
+        variances, directions = torch.linalg.eigh(covariance)  # [D], [D, D]
+        scale = (variances.clamp(min=0) + floor * variances.mean() + 1e-6).rsqrt()
+        return (exact @ (directions * scale @ directions.T)).to(x.dtype)

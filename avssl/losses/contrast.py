@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avssl.ops.gather import gather_batch, global_offset
+from avssl.ops.precision import without_autocast
 from avssl.registry import register
 
 
@@ -21,10 +22,7 @@ def _similarity(a: Tensor, b: Tensor, *, gather: bool) -> tuple[Tensor, Tensor]:
     Returns:
         cosines float32 [B, G] and positives int64 [B].
     """
-    device = "cuda" if a.is_cuda else "cpu"
-    with torch.autocast(
-        device, enabled=False
-    ):  # half precision is too coarse at small temperatures
+    with without_autocast(a):  # half precision is too coarse at small temperatures
         a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
         others = gather_batch(b) if gather else b  # [G, D]
         positives = torch.arange(a.shape[0], device=a.device)  # [B]

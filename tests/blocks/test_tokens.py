@@ -1,5 +1,6 @@
 """Token movements: order, CLS in front, streams apart."""
 
+import pytest
 import torch
 
 from avssl.blocks.targets import Patchify3d, TargetNorm
@@ -11,6 +12,7 @@ from avssl.blocks.tokens import (
     RestoreTokens,
     SplitTokens,
 )
+from avssl.errors import UserError
 
 
 def test_cls_is_in_front_and_left_out_of_the_mean() -> None:
@@ -80,3 +82,22 @@ def test_target_norm_over_a_clip_counts_its_real_frames_alone() -> None:
         torch.testing.assert_close(own, norm(x[clip : clip + 1, :length])[0])
     assert out[1, 3:].abs().max() == 0
     assert norm(torch.ones(1, 4, 8)).abs().max() == 0  # what never moves is no target
+
+
+def test_whitened_targets_have_no_direction_that_counts_for_more() -> None:
+    frames = torch.cat([torch.arange(200), torch.arange(200, 330)])  # the second clip has 130
+    mixing = torch.diag(torch.logspace(0, -1, 8)) @ torch.linalg.qr(torch.randn(8, 8))[0]
+    x = torch.randn(2, 200, 8) @ mixing + torch.randn(2, 1, 8)
+    x[1, 130:] = 0
+    out = TargetNorm(kind="whiten", floor=1e-6)(x, frames)
+    for clip, length in enumerate((200, 130)):
+        torch.testing.assert_close(out[clip, :length].mean(0), torch.zeros(8), atol=1e-4, rtol=0)
+    packed = out.flatten(0, 1)[frames]
+    torch.testing.assert_close(packed.T @ packed / 330, torch.eye(8), atol=0.02, rtol=0)
+    assert out[1, 130:].abs().max() == 0
+    high = TargetNorm(kind="whiten", floor=1.0)(x, frames)  # leaves differences
+    spread = torch.linalg.eigvalsh(high.flatten(0, 1).T.cov())
+    assert spread.max() < 1 and spread.min() < 0.5 * spread.max()
+    assert TargetNorm(kind="whiten")(torch.ones(1, 4, 8)).abs().max() == 0
+    with pytest.raises(UserError, match="floor=0 must be above 0"):
+        TargetNorm(kind="whiten", floor=0)

@@ -75,7 +75,7 @@ def test_a_loss_within_a_modality_counts_masked_frames_and_one_across_all_real_o
         torch.testing.assert_close(found[f"l_{name}"], cosine(found[name], target, counted))
 
 
-@pytest.mark.parametrize("target_norm", ["none", "layer", "instance"])
+@pytest.mark.parametrize("target_norm", ["none", "layer", "instance", "whiten"])
 def test_padded_frames_never_count(target_norm: str) -> None:
     """What stands behind the end of a clip changes neither a loss nor a gradient."""
     results = []

@@ -22,7 +22,13 @@ from tests.train.tiny import metrics
 
 LENGTHS = (8, 8, 3, 5)  # 16 frames of one process and 8 of the other
 # all that is drawn, but for dropout of attention weights, which each process draws for itself
-ARGS = {"video_to_video": 0.5, "dropout": 0.1, "drop_path": 0.3, "momentum": 0.9}
+ARGS = {
+    "video_to_video": 0.5,
+    "dropout": 0.1,
+    "drop_path": 0.3,
+    "momentum": 0.9,
+    "target_norm": "whiten",
+}
 
 
 def graph() -> Graph:
