@@ -38,6 +38,17 @@ def amount(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, found '{text}'")
+    return value
+
+
 def size(text: str) -> tuple[str, int]:
     """NAME=NUMBER, such as heads=12."""
     name, _, number = text.partition("=")

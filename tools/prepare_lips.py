@@ -26,7 +26,7 @@ import argparse
 import os
 from pathlib import Path
 
-from avssl.arguments import amount, count, whole
+from avssl.arguments import amount, count, share, whole
 from avssl.errors import UserError, run_tool
 
 
@@ -59,15 +59,21 @@ def main() -> int:
         "--quality", type=int, choices=range(52), metavar="CRF", default=0,
         help="x264's crf, 0 to 51; default 0: lossless",
     )  # fmt: skip
+    parser.add_argument(
+        "--val-share", type=share, default=0.04,
+        help="of the speakers, held back as val where the corpus names none; default 0.04",
+    )  # fmt: skip
     parser.add_argument("--retry", action="store_true", help="try clips again that were skipped")
     parser.add_argument(
-        "--sheet", type=count, default=30, metavar="ROWS", help="clips on sheet.jpg"
+        "--sheet", type=count, default=30, metavar="ROWS", help="clips on sheet.jpg, at most 400"
     )
     parser.add_argument("--workers", type=count, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--time-limit", type=amount, default=600.0, help="seconds for one file")
     options = parser.parse_args()
     if options.landmarks is not None and not options.landmarks.is_dir():
         raise UserError(f"--landmarks {options.landmarks} is not a folder")
+    if options.sheet > 400:
+        raise UserError(f"--sheet {options.sheet}: a picture holds at most 400 rows")
     if options.longest < 1:
         raise UserError(f"--longest must be at least 1 s, found {options.longest:g}")
 
@@ -76,7 +82,7 @@ def main() -> int:
     from avssl.lips.prepare import Settings, prepare_lips
 
     return prepare_lips(
-        read_layout(options.source, options.layout, longest=options.longest),
+        read_layout(options.source, options.layout, longest=options.longest, val=options.val_share),
         options.target,
         Settings(
             gap=options.gap,

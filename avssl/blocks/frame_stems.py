@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from avssl.blocks.batch_norm import BatchNorm
 from avssl.blocks.init import init_as_torch
 from avssl.blocks.resnet import ResNet18
-from avssl.ops.frames import follows, put_frames, take_frames
+from avssl.ops.frames import clear_padding, follows, put_frames, take_frames
 from avssl.registry import register
 
 SAMPLES = 640  # of a frame: 16 kHz at 25 frames per second
@@ -52,7 +52,7 @@ class LipStem(nn.Module):
     def forward(self, x: Tensor, frames: Tensor | None = None) -> Tensor:
         """x: [B, 1, T, S, S]; frames: int64 [V]. Returns [B, T, 8 C], zeros in padding."""
         batch, _, time = x.shape[:3]
-        around = F.pad(_clean(x[:, 0], frames), (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1)
+        around = F.pad(clear_padding(x[:, 0], frames), (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1)
         # [B, T, S, S, 5]
         pictures = take_frames(around, frames).permute(0, 3, 1, 2)  # [V, 5, S, S], channels last
         out = F.conv2d(pictures, self.conv.weight[:, 0], stride=2, padding=3)  # [V, C, S/2, S/2]
@@ -93,7 +93,7 @@ class WaveStem(nn.Module):
             raise ValueError(f"wave_stem takes frames of {SAMPLES} samples, not {samples}")
         edge = self.conv.padding[0]
         assert isinstance(edge, int)
-        wave = F.pad(_clean(x, frames).flatten(1), (edge, edge))  # [B, 640 T + 76]
+        wave = F.pad(clear_padding(x, frames).flatten(1), (edge, edge))  # [B, 640 T + 76]
         around = wave.unfold(1, samples + 2 * edge, samples)  # [B, T, 716]
         packed = take_frames(around, frames).unsqueeze(1)  # [V, 1, 716]
         out = F.conv1d(packed, self.conv.weight, stride=self.conv.stride)  # [V, C, 160]
@@ -107,10 +107,3 @@ def _must_be_of_eight(name: str, channels: int) -> None:
     channels last)."""
     if channels < 1 or channels % 8:
         raise ValueError(f"{name} needs channels in multiples of 8, not {channels}")
-
-
-def _clean(x: Tensor, frames: Tensor | None) -> Tensor:
-    """x [B, T, ...] with zeros in padding, whatever stands there."""
-    if frames is None:
-        return x
-    return put_frames(take_frames(x, frames), frames, x.shape[0], x.shape[1])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from avssl.blocks.init import init_token
-from avssl.ops.frames import mean_frames, put_frames, take_frames
+from avssl.ops.frames import clear_padding, mean_frames
 from avssl.registry import register
 
 
@@ -71,9 +71,7 @@ class ClearPadding(nn.Module):
 
     def forward(self, x: Tensor, frames: Tensor | None = None) -> Tensor:
         """x: [B, T, D]; frames: int64 [V]. Returns [B, T, D]."""
-        if frames is None:
-            return x
-        return put_frames(take_frames(x, frames), frames, x.shape[0], x.shape[1])
+        return clear_padding(x, frames)
 
 
 @register("mean_frames")

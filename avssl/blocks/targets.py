@@ -81,7 +81,7 @@ class TargetNorm(nn.Module):
         kind: "none" passes them; "layer" is LayerNorm without weight and bias, "instance" subtracts
             from each channel its mean over the tokens of a clip and divides by their deviation
             (eps 1e-5), as data2vec and BRAVEn do; "whiten" subtracts the same mean, and then makes
-            the channels uncorrelated and of equal variance over the batch of all ranks (ZCA, as
+            the channels uncorrelated and of like variance over the batch of all ranks (ZCA, as
             W-MSE, arXiv 2007.06346, whitens embeddings), so that no direction counts for less
             because few others go with it.
         floor: of whitening alone; share of the mean variance of all directions that is added to
@@ -119,7 +119,8 @@ class TargetNorm(nn.Module):
 
 
 def _whitened(x: Tensor, floor: float) -> Tensor:
-    """x: [V, D], of mean 0. Returns the same, with the unit matrix as covariance over all ranks."""
+    """x: [V, D], of mean 0. Returns the same with uncorrelated channels over all ranks; a direction
+    of variance v keeps v / (v + floor * mean of all + 1e-6)."""
     with without_autocast(x):
         exact = at_least_float32(x)
         frames = sum_over_ranks(exact.new_tensor(len(exact)))

@@ -14,7 +14,7 @@ from avssl.data.manifest import Clip, Manifest
 from avssl.data.scan import listed_clips
 from avssl.errors import UserError
 
-_VAL = 0.04  # share of the speakers held back where the corpus names no val [choice]
+VAL = 0.04  # [choice] share of the speakers held back where the corpus names no val
 _GRID_TEST = frozenset({"s1", "s2", "s20", "s22"})  # LipNet's unseen speakers (arXiv 1611.01599)
 _GRID_NAME = re.compile(r"([blps])([bgrw])([abiw])([a-vx-z])([1-9z])([anps])$")
 _GRID_WORDS: tuple[dict[str, str], ...] = (
@@ -31,13 +31,14 @@ _SILENCE = {"sil", "sp"}
 _VIDEOS = frozenset({".mp4", ".mpg", ".mpeg", ".avi", ".mov", ".mkv"})
 
 
-def read_layout(source: Path, layout: str, *, longest: float) -> Manifest:
+def read_layout(source: Path, layout: str, *, longest: float, val: float = VAL) -> Manifest:
     """The clips of a folder (or manifest) with texts, splits and what else the corpus tells.
 
     Args:
         source: the corpus's folder; for `manifest` also a CSV.
         layout: one of LAYOUTS.
         longest: s; longer clips whose words have times are cut between words.
+        val: share of the speakers that are held back as val, where the corpus names none.
 
     Raises:
         UserError: the folder does not look like that.
@@ -46,13 +47,13 @@ def read_layout(source: Path, layout: str, *, longest: float) -> Manifest:
         return listed_clips(source).with_splits()
     if not source.is_dir():
         raise UserError(f"{source} is not a folder: --layout {layout} reads the corpus's folder")
-    clips = list(LAYOUTS[layout](source, longest))
+    clips = list(LAYOUTS[layout](source, longest, val))
     if not clips:
         raise UserError(f"{source} holds no clip in the layout {layout}: see --help")
     return Manifest(source, clips)
 
 
-def _lrs3(source: Path, longest: float) -> Iterator[Clip]:
+def _lrs3(source: Path, longest: float, val: float) -> Iterator[Clip]:
     """pretrain, trainval and test, each with SPEAKER/CLIP.mp4 and CLIP.txt."""
     sets = [name for name in ("pretrain", "trainval", "test") if (source / name).is_dir()]
     if not sets:
@@ -60,13 +61,14 @@ def _lrs3(source: Path, longest: float) -> Iterator[Clip]:
     for name in sets:
         for video in sorted((source / name).glob("*/*.mp4")):
             speaker = video.parent.name
-            split = "test" if name == "test" else held_back(speaker)
+            split = "test" if name == "test" else held_back(speaker, val)
             extra = {"set": name, "speaker": speaker}
             yield from _with_text(source, video, split, extra, longest)
 
 
-def _lrs2(source: Path, longest: float) -> Iterator[Clip]:
+def _lrs2(source: Path, longest: float, val: float) -> Iterator[Clip]:
     """main and pretrain with SHOW/CLIP.mp4 and CLIP.txt; train.txt, val.txt, test.txt list main."""
+    del val  # the corpus names it
     splits: dict[str, str] = {}
     if (source / "main").is_dir():
         for split in ("train", "val", "test"):
@@ -78,13 +80,14 @@ def _lrs2(source: Path, longest: float) -> Iterator[Clip]:
                     splits[line.split()[0]] = split
     for name in ("pretrain", "main"):
         for video in sorted((source / name).glob("*/*.mp4")):
-            split = splits.get(f"{video.parent.name}/{video.stem}", "")
-            if name == "main" and not split:
+            listed = splits.get(f"{video.parent.name}/{video.stem}", "")
+            split = listed if name == "main" else "train"
+            if not split:
                 reason = "none of train.txt, val.txt and test.txt lists it"
                 yield _unusable(video.relative_to(source), reason)
                 continue
             extra = {"set": name, "speaker": video.parent.name}
-            yield from _with_text(source, video, split or "train", extra, longest)
+            yield from _with_text(source, video, split, extra, longest)
 
 
 def _list_lines(file: Path) -> list[str]:
@@ -180,7 +183,7 @@ def _plain(text: str) -> str:
     return " ".join(re.sub(r"\{[^}]*\}", " ", text).lower().split())
 
 
-def _grid(source: Path, longest: float) -> Iterator[Clip]:
+def _grid(source: Path, longest: float, val: float) -> Iterator[Clip]:
     """Videos in any folders; the speaker is the folder s1 to s34 above; texts are files of the
     same name that end in .align, else follow from the name."""
     del longest  # all clips have 3 s
@@ -199,7 +202,7 @@ def _grid(source: Path, longest: float) -> Iterator[Clip]:
         except MediaError as error:
             yield _unusable(inside, str(error))
             continue
-        split = "test" if speaker in _GRID_TEST else held_back(speaker or video.stem)
+        split = "test" if speaker in _GRID_TEST else held_back(speaker or video.stem, val)
         yield Clip(path=inside.as_posix(), text=text, split=split, extra={"speaker": speaker})
 
 
@@ -243,13 +246,13 @@ def grid_text(stem: str) -> str:
     return " ".join(known.get(letter, letter) for letter, known in words)
 
 
-def _voxceleb2(source: Path, longest: float) -> Iterator[Clip]:
+def _voxceleb2(source: Path, longest: float, val: float) -> Iterator[Clip]:
     """[dev or test/][mp4/]SPEAKER/VIDEO/CLIP.mp4, without text; sound from aac/ beside mp4/."""
     del longest  # clips without a text are cut when their length is known
     for video in sorted(source.rglob("id*/*/*.mp4")):
         inside = video.relative_to(source)
         speaker = video.parts[-3]
-        split = "test" if "test" in inside.parts[:-3] else held_back(speaker)
+        split = "test" if "test" in inside.parts[:-3] else held_back(speaker, val)
         above = inside.parts[:-3]
         wav = ""
         if above and above[-1] == "mp4":
@@ -262,13 +265,13 @@ def _unusable(path: Path, reason: str) -> Clip:
     return Clip(path=path.as_posix(), has_video=False, has_audio=False, reason=reason)
 
 
-def held_back(speaker: str) -> str:
+def held_back(speaker: str, val: float) -> str:
     """train, or val for some speakers, chosen by their names alone."""
-    share = int(hashlib.sha256(speaker.encode()).hexdigest()[:8], 16) / 2**32
-    return "val" if share < _VAL else "train"
+    place = int(hashlib.sha256(speaker.encode()).hexdigest()[:8], 16) / 2**32
+    return "val" if place < val else "train"
 
 
-LAYOUTS: dict[str, Callable[[Path, float], Iterator[Clip]]] = {
+LAYOUTS: dict[str, Callable[[Path, float, float], Iterator[Clip]]] = {
     "lrs3": _lrs3,
     "lrs2": _lrs2,
     "grid": _grid,

@@ -114,10 +114,11 @@ def _prepare_all(
     made = [_row(job.rows[piece.row], piece) for job, piece in found if piece.clip is not None]
     if made:
         Manifest(target, made).write(target / "manifest.csv")
-        contact_sheet(target, made, rows=rows)
     skipped = [(clip, Piece(0, None, None, reason=clip.reason)) for clip in unusable]
     skipped += [(job.rows[piece.row], piece) for job, piece in found if piece.clip is None]
     _write_skipped(target / "skipped.csv", skipped)
+    if made:
+        contact_sheet(target, made, rows=rows)
     _summary(target, made, skipped)
     return 0 if made else 1
 

@@ -41,6 +41,13 @@ def put_frames(packed: Tensor, frames: Tensor | None, batch: int, time: int) -> 
     return places.index_copy(0, frames, packed).unflatten(0, (batch, time))
 
 
+def clear_padding(x: Tensor, frames: Tensor | None) -> Tensor:
+    """``x`` [B, T, ...] with zeros where no real frame is, whatever stands there."""
+    if frames is None:
+        return x
+    return put_frames(take_frames(x, frames), frames, x.shape[0], x.shape[1])
+
+
 def mean_frames(x: Tensor, frames: Tensor | None) -> Tensor:
     """The mean over the real frames of each clip: [B, T, D] -> [B, D]."""
     if frames is None:

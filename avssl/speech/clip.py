@@ -21,9 +21,9 @@ from avssl.data.usable import extent, is_crop
 from avssl.encoders.arrays import scaled
 from avssl.encoders.windows import scan_file
 from avssl.errors import UserError
+from avssl.lips.frames import RATE
 
 _LONGEST = 1200.0  # s: crops of a clip are held in memory, 0.7 MB of each second
-_CROP_RATE = 25  # per second, of crops made of a face
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def _mouths(path: Path, row: Clip, recipe: LipsConfig, frames: int) -> np.ndarra
     from avssl.lips.crops import cropped
 
     crops = cropped(path, row).crops  # [T, 96, 96, 3]
-    count = round(len(crops) / _CROP_RATE * recipe.rate)
-    shown = np.arange(count) * _CROP_RATE // recipe.rate  # [T]
+    count = round(len(crops) / RATE * recipe.rate)
+    shown = np.arange(count) * RATE // recipe.rate  # [T]
     sized = scaled(torch.from_numpy(crops[shown]), recipe.stored)  # [T, 3, stored, stored]
     return sized.permute(0, 2, 3, 1).numpy()
 

@@ -25,17 +25,41 @@ class NgramConfig:
 
 
 @dataclass(frozen=True)
-class TransformerConfig:
-    """A small causal transformer as language model.
+class LMSize:
+    """Of a transformer; the default, ours, has 0.4 M weights besides those of the units."""
 
-    epochs: passes over the texts.
+    width: int = 128
+    depth: int = 2
+    heads: int = 4
+    hidden: int = 512
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "width", "depth", "heads", "hidden")
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} is no multiple of twice the {self.heads} heads.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1, found {self.dropout}.")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A causal transformer as language model; RAVEn's has size.width=512, depth 16, heads 8, hidden
+    2048.
+
+    epochs: passes over the texts. batch: texts of a step. lr: highest learning rate.
     """
 
     type: Literal["transformer"]
-    epochs: int = 20
+    size: LMSize = field(default_factory=LMSize)
+    epochs: int = 20  # [choice], as what follows
+    batch: int = 64
+    lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "epochs")
+        _at_least_one(self, "epochs", "batch")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be above 0, found {self.lr}.")
 
 
 @dataclass(frozen=True)

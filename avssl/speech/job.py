@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from avssl.data.config import DataConfig
+from avssl.data.length_config import TextConfig
 from avssl.data.source import open_source
-from avssl.data.usable import Check, in_share, nothing_usable, open_units, unusable
+from avssl.data.usable import Check, in_share, nothing_usable, open_units
 from avssl.errors import UserError
 from avssl.optional import need
 from avssl.speech.config import SpeechConfig
 from avssl.speech.reader import FOLDER, READER, Reader, find_head, text_recipe
 from avssl.speech.results import score_split, scored_rows, write_results
 from avssl.speech.store import write_reader
+from avssl.speech.transcripts import WholeClips
 from avssl.speech.units import Units, texts_checksum, train_sentencepiece
 from avssl.train.experiment import LoadedExperiment, load_experiment
 from avssl.train.run import train
@@ -68,12 +70,15 @@ def finetune(path: Path, overrides: Sequence[str] = ()) -> int:
     need("jiwer", extra="speech", purpose="scoring transcripts")  # not after hours of training
     data = job.experiment.config.data
     manifest = open_source(data)
+    check = WholeClips(whole_clips(data))
     for name in job.speech.splits:  # what cannot be scored is told before the training
         rows = [manifest.clips[row] for row in scored_rows(manifest, job.units, split=name)]
-        reasons = [unusable(row, audio=data.needs_audio, video=data.needs_video) for row in rows]
+        reasons = [check.reason(row) for row in rows]
         if all(reasons):
             left_out = [(row.path, why) for row, why in zip(rows, reasons, strict=True)]
             raise UserError(nothing_usable(manifest, name, left_out))
+    for sentence in _fresh(job):
+        print(sentence, flush=True)
     code = train(job.path, job.overrides)
     if code or int(os.environ.get("RANK", "0")):
         return code
@@ -143,10 +148,18 @@ def reading_config(data: DataConfig, reader: Reader) -> DataConfig:
     Args:
         data: of the experiment: where clips come from, workers and so on.
     """
-    lengths = reader.data.lengths
-    assert lengths is not None
-    lengths = replace(lengths, shortest=1 / reader.data.rate)
-    return replace(data, inputs=reader.data.inputs, lengths=lengths, train_share=1.0)
+    return whole_clips(replace(data, inputs=reader.data.inputs, lengths=reader.data.lengths))
+
+
+def whole_clips(data: DataConfig) -> DataConfig:
+    """How clips are read for scoring: all of them, however short, and without transcripts."""
+    assert data.lengths is not None
+    inputs = dict(data.inputs)
+    for name, item in data.inputs.items():
+        if isinstance(item, TextConfig):
+            del inputs[name]
+    lengths = replace(data.lengths, shortest=1 / data.rate)
+    return replace(data, inputs=inputs, lengths=lengths, train_share=1.0)
 
 
 def transcripts_of(data: DataConfig, units: Units | None = None) -> list[str]:
@@ -204,6 +217,23 @@ def _train_units(model: Path, data: DataConfig, pieces: int) -> None:
     finally:
         half.unlink(missing_ok=True)
     print(f"{pieces} pieces trained on {len(texts)} transcripts: {model}", flush=True)
+
+
+def _fresh(job: Job) -> Iterator[str]:
+    """What to say of encoders that start from fresh weights, as if from pre-trained ones."""
+    spec = job.experiment.instances[0].spec
+    for name, module in spec.modules.items():
+        options = module.options
+        if options.init_from is not None or name == find_head(spec)[0]:
+            continue
+        if options.freeze:
+            yield f"warning: {name} has fresh weights and is frozen: name pre-trained ones"
+        elif options.lr_scale != 1 or options.layer_decay not in (None, 1):
+            yield (
+                f"warning: {name} has fresh weights and learns at {options.lr_scale:g} of "
+                "train.lr: name pre-trained ones, or see the head of the file for the rates from "
+                "scratch"
+            )
 
 
 def _check_units(experiment: LoadedExperiment, units: Units) -> None:

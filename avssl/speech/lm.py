@@ -13,8 +13,9 @@ from torch import Tensor
 
 from avssl.errors import UserError
 from avssl.files import half_written
+from avssl.speech.config import LMSize
 from avssl.speech.ngram import NgramLM
-from avssl.speech.transformer_lm import LMSize, TransformerLM
+from avssl.speech.transformer_lm import TransformerLM
 from avssl.speech.units import Units
 
 LanguageModel = NgramLM | TransformerLM

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avssl.data.config import DataConfig
+from avssl.data.dataset import ClipDataset
+from avssl.data.loader import steps_per_epoch
 from avssl.data.manifest import Clip, Manifest, below
 from avssl.data.source import open_source
 from avssl.data.usable import in_share
@@ -80,7 +82,12 @@ def second_round(
     manifest = pseudo_manifest(job, source, Path(f"{second}-data"), min_confidence)
     places = {"run": second, "data.source": manifest}
     again = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
-    fixed = ["data.train_share=1.0", "data.only=null", *_steps(job)]
+    everything = replace(
+        job.experiment.config.data, source=str(manifest), train_share=1.0, only=None
+    )
+    fixed = [
+        "data.train_share=1.0", "data.only=null", *_steps(job), _warmup(job, everything)
+    ]  # fmt: skip
     again = [*overrides, *again, *fixed]
     print(f"round 2: tools/finetune.py {shlex.join([str(path), *again])}", flush=True)
     if job.units.model is not None:
@@ -126,6 +133,17 @@ def _steps(job: Job) -> list[str]:
     folder = job.run / "checkpoints"
     found = {name: newest(folder / name)[1] for name in job.experiment.config.stages}
     return [f"stages.{name}.steps={done.steps}" for name, done in found.items() if done is not None]
+
+
+def _warmup(job: Job, data: DataConfig) -> str:
+    """The override that gives a stage on these data the warm-up steps it had on the job's, though
+    an epoch has another number of them."""
+    config = job.experiment.config
+    before, now = (
+        steps_per_epoch(ClipDataset(open_source(part), part, split="train", training=True), part)
+        for part in (config.data, data)
+    )
+    return f"train.warmup={config.train.warmup * before / now!r}"
 
 
 def _unlabelled(job: Job, source: str) -> tuple[Manifest, Manifest, list[int]]:

@@ -209,12 +209,17 @@ class Reader(nn.Module):
             batch: as of `encode`.
             settings: of the search; the reader's own by default.
         """
-        settings = settings or self.settings
         memory, lengths = self.encode(batch)
+        return self.search(memory, lengths, self.ctc(memory), settings or self.settings)
+
+    def search(
+        self, memory: Tensor, lengths: Tensor, log_probs: Tensor, settings: Decoding
+    ) -> list[Hypothesis]:
+        """What is said, of what `encode` and `ctc` gave."""
         beam = settings.method == "beam" and settings.ctc_weight < 1
         scorer = self.scorer(memory, lengths) if beam else None
         lm = self.lm if settings.lm_weight else None
-        return decode(self.ctc(memory), lengths, scorer, settings=settings, lm=lm)
+        return decode(log_probs, lengths, scorer, settings=settings, lm=lm)
 
     def _join(self) -> Node | None:
         """The node that joins sound and picture, if it is what the decoder reads."""

@@ -131,7 +131,7 @@ def train_lm(
     encoded = [units.encode(text) for text in texts]
     if isinstance(config, NgramConfig):
         return NgramLM.train(encoded, units=len(units), order=config.order)
-    return train_transformer(encoded, units=len(units), epochs=config.epochs)
+    return train_transformer(encoded, units=len(units), config=config)
 
 
 def _write_lm(path: Path, speech: SpeechConfig, units: Units, texts: Sequence[str]) -> None:

@@ -21,7 +21,6 @@ from avssl.speech.align import Word, words
 from avssl.speech.clip import SpeechClip
 from avssl.speech.decoding import Decoding
 from avssl.speech.reader import Reader
-from avssl.speech.search import decode
 
 _OVERLAP = 1.0  # s that two pieces share, at most
 
@@ -117,8 +116,7 @@ def _read(
         batch = finish_inputs(stack_inputs(parts, recipes), recipes, reader.device)
         memory, lengths = reader.encode(batch)  # [B, T, D], [B]
         log_probs = reader.ctc(memory)  # [B, T, U]
-        scorer = reader.scorer(memory, lengths)
-        hypotheses = decode(log_probs, lengths, scorer, settings=settings, lm=reader.lm)
+        hypotheses = reader.search(memory, lengths, log_probs, settings)
     for row, (hypothesis, (start, _)) in enumerate(zip(hypotheses, pieces, strict=True)):
         scores = log_probs[row, : int(lengths[row])]  # [T, U]
         spoken = words(scores, hypothesis, reader.units, rate=clip.rate)

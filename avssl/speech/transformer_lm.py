@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,21 +14,11 @@ from torch import Tensor, nn
 
 from avssl.blocks.positions import sinusoid_table
 from avssl.ops.attention import attention
+from avssl.speech.config import LMSize, TransformerConfig
 from avssl.speech.decoding import BLANK
 
 _IGNORED = -100  # targets behind the end of a shorter text
-_WARMUP = 0.1  # [choice] share of the steps
-
-
-@dataclass(frozen=True)
-class LMSize:
-    """Of the transformer; the default has 0.4 M weights besides those of the units."""
-
-    width: int = 128
-    depth: int = 2
-    heads: int = 4
-    hidden: int = 512
-    dropout: float = 0.1
+_WARMUP, _DECAY, _CLIP = 0.1, 0.01, 1.0  # [choice] share of the steps, of matrices, largest norm
 
 
 class _Block(nn.Module):
@@ -62,14 +51,13 @@ class TransformerLM(nn.Module):
 
     Example::
 
-        lm = train_transformer([[1, 2, 1], [1, 2]], units=4, epochs=10)
+        config = TransformerConfig("transformer", epochs=10)
+        lm = train_transformer([[1, 2, 1], [1, 2]], units=4, config=config)
         lm(torch.tensor([[3, 1]]), torch.tensor([0]))     # [1, 4]; 3 is start and end
     """
 
     def __init__(self, units: int, size: LMSize) -> None:
         super().__init__()
-        if size.width % (2 * size.heads):
-            raise ValueError(f"width {size.width} is no multiple of twice the {size.heads} heads.")
         self.units, self.size = units, size
         self.embed = nn.Embedding(units, size.width)
         nn.init.normal_(self.embed.weight, std=size.width**-0.5)
@@ -99,10 +87,7 @@ def train_transformer(
     texts: Sequence[Sequence[int]],
     *,
     units: int,
-    size: LMSize | None = None,
-    epochs: int = 20,
-    batch: int = 64,
-    lr: float = 1e-3,
+    config: TransformerConfig,
     seed: int = 0,
 ) -> TransformerLM:
     """Train on texts, given as units without start and end, by AdamW with a linear warm-up and a
@@ -113,18 +98,18 @@ def train_transformer(
     order = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        lm = TransformerLM(units, size or LMSize()).train()
-        optimizer = torch.optim.AdamW(lm.parameters(), lr=lr, weight_decay=0.01)
-        steps = epochs * math.ceil(len(texts) / batch)
+        lm = TransformerLM(units, config.size).train()
+        optimizer = torch.optim.AdamW(lm.parameters(), lr=config.lr, weight_decay=_DECAY)
+        steps = config.epochs * math.ceil(len(texts) / config.batch)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-        for _ in range(epochs):
-            for rows in torch.randperm(len(texts), generator=order).split(batch):
+        for _ in range(config.epochs):
+            for rows in torch.randperm(len(texts), generator=order).split(config.batch):
                 prefixes, targets = _batch([texts[row] for row in rows.tolist()], units - 1)
                 logits = lm.logits(prefixes).flatten(0, 1)  # [N * L, U]
                 loss = F.cross_entropy(logits, targets.flatten(), ignore_index=_IGNORED)
                 optimizer.zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+                nn.utils.clip_grad_norm_(lm.parameters(), _CLIP)
                 optimizer.step()
                 scheduler.step()
     return lm.eval().requires_grad_(False)

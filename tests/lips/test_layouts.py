@@ -7,7 +7,7 @@ import pytest
 
 from avssl.data.manifest import Clip
 from avssl.errors import UserError
-from avssl.lips.layouts import cut_words, grid_text, held_back, read_layout
+from avssl.lips.layouts import VAL, cut_words, grid_text, held_back, read_layout
 
 PRETRAIN = """Text:  WE ARE {NS} HERE TO STAY
 Ref: abcdefghijk
@@ -51,7 +51,7 @@ def test_lrs3(tmp_path: Path) -> None:
     )
     found = rows(tmp_path, "lrs3")
     one = found["trainval/spk1/00001.mp4"]
-    assert (one.text, one.split) == ("that's it", held_back("spk1"))
+    assert (one.text, one.split) == ("that's it", "train")
     assert one.extra == {"set": "trainval", "speaker": "spk1"}
     assert found["test/spk9/00001.mp4"].split == "test"
     assert found["pretrain/spk2/00001.mp4"].text == "we are here to stay"
@@ -80,6 +80,7 @@ def test_lrs2_takes_splits_from_its_lists(tmp_path: Path) -> None:
     files = {f"main__55__0000{k}_dot_mp4": "" for k in range(4)}
     files |= {f"main__55__0000{k}_dot_txt": f"Text:  CLIP {k}\nConf:  4\n" for k in range(4)}
     files |= {"train_dot_txt": "55/00000\n", "val_dot_txt": "55/00001\n"}
+    files |= {"pretrain__55__00002_dot_mp4": "", "pretrain__55__00002_dot_txt": PRETRAIN}
     made(tmp_path, **files)
     with pytest.raises(UserError, match=r"test\.txt is missing"):
         rows(tmp_path, "lrs2")
@@ -87,6 +88,7 @@ def test_lrs2_takes_splits_from_its_lists(tmp_path: Path) -> None:
     found = rows(tmp_path, "lrs2")
     splits = [found[f"main/55/0000{k}.mp4"].split for k in range(3)]
     assert splits == ["train", "val", "test"]
+    assert found["pretrain/55/00002.mp4"].split == "train"  # the lists are of main
     assert "lists it" in found["main/55/00003.mp4"].reason
 
 
@@ -142,15 +144,16 @@ def test_voxceleb2(tmp_path: Path) -> None:
     )
     found = rows(tmp_path, "voxceleb2")
     one = found["dev/mp4/id00012/aB/00001.mp4"]
-    assert (one.text, one.split) == ("", held_back("id00012"))
+    assert (one.text, one.split) == ("", "train")
     assert one.wav == "dev/aac/id00012/aB/00001.m4a"
     other = found["test/mp4/id00017/cD/00003.mp4"]
     assert (other.split, other.wav, other.extra) == ("test", "", {"speaker": "id00017"})
 
 
 def test_few_speakers_are_held_back() -> None:
-    share = sum(held_back(f"id{k:05d}") == "val" for k in range(5000)) / 5000
+    share = sum(held_back(f"id{k:05d}", VAL) == "val" for k in range(5000)) / 5000
     assert 0.03 < share < 0.05
+    assert {held_back(f"id{k:05d}", 0.0) for k in range(500)} == {"train"}
 
 
 @pytest.mark.parametrize("layout", ["lrs3", "lrs2", "grid", "voxceleb2"])

@@ -1,7 +1,7 @@
 """From videos to a folder ready for training, through the command line's own functions."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,13 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import read_pictures
 from avssl.errors import UserError
 from avssl.files import locked
+from avssl.lips import prepare as preparing
 from avssl.lips.layouts import read_layout
 from avssl.lips.prepare import Settings, prepare_lips
 from avssl.lips.write import write_video
@@ -21,7 +23,9 @@ from avssl.lips.write import write_video
 Make = Callable[..., Any]
 
 
-def run(source: Path, target: Path, points: Path | None, **settings: Any) -> int:
+def run(
+    source: Path, target: Path, points: Path | None, *, retry: bool = False, **settings: Any
+) -> int:
     """Prepare a folder or manifest in one process."""
     return prepare_lips(
         read_layout(source, "manifest", longest=24.0),
@@ -29,6 +33,7 @@ def run(source: Path, target: Path, points: Path | None, **settings: Any) -> int
         Settings(landmarks=str(points or ""), **settings),
         workers=1,
         limit=60,
+        retry=retry,
     )
 
 
@@ -97,6 +102,35 @@ def prepared(source: Path) -> Path:
 def clips(prepared: Path) -> dict[str, Clip]:
     """Rows of the folder of crops by path."""
     return {clip.path: clip for clip in Manifest.read(prepared / "manifest.csv").clips}
+
+
+def test_the_sheet_shows_each_clip_with_its_landmarks(
+    prepared: Path, clips: dict[str, Clip]
+) -> None:
+    with Image.open(prepared / "sheet.jpg") as file:
+        sheet = np.asarray(file.convert("RGB")).astype(int)
+    rows = np.split(sheet, len(clips))
+    assert len(rows) == 5
+    for row in rows:
+        cells = row[16:]
+        assert cells.mean() < 240  # white is what a clip that cannot be read leaves
+        green = (cells[..., 1] - cells[..., [0, 2]].max(-1)) > 80
+        assert green.any()
+
+
+def test_skipped_clips_are_tried_again_when_asked(
+    source: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, tried = preparing._prepared, []
+
+    def noting(todo: Sequence[Any], *given: Any, **named: Any) -> Any:
+        tried.append({job.name for job in todo})
+        return done(todo, *given, **named)
+
+    monkeypatch.setattr(preparing, "_prepared", noting)
+    for retry in (False, True):
+        assert run(source / "talks", prepared, source / "points", retry=retry) == 0
+    assert tried == [set(), {"leaving", "broken", "unknown"}]
 
 
 def test_the_manifest_is_ready_for_training(clips: dict[str, Clip]) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from avssl.data.config import DataConfig
 from avssl.data.length_config import LengthsConfig, LipsConfig, WaveConfig
 from avssl.ops.frames import valid_frames
-from avssl.speech.decoding import Decoding
+from avssl.speech.decoding import Decoding, Hypothesis
+from avssl.speech.search import decode
 from avssl.speech.units import Units
 
 UNITS = Units.characters("abcdef ")
@@ -102,8 +103,10 @@ class Rigged:
     def ctc(self, memory: Tensor) -> Tensor:
         return memory
 
-    def scorer(self, memory: Tensor, lengths: Tensor) -> None:
-        return None
+    def search(
+        self, memory: Tensor, lengths: Tensor, log_probs: Tensor, settings: Decoding
+    ) -> list[Hypothesis]:
+        return decode(log_probs, lengths, None, settings=settings, lm=None)
 
 
 def greys(video: Tensor) -> Tensor:

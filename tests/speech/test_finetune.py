@@ -36,6 +36,7 @@ from tests.speech.tones import (
     TEXTS,
     write_clips,
     write_experiment,
+    write_tones,
 )
 
 GREEDY = Decoding(method="greedy")
@@ -326,6 +327,29 @@ def test_a_split_without_a_readable_clip_is_told_before_the_training(tmp_path: P
     with pytest.raises(UserError, match=r"none of the 3 clips of the split 'test' .* test0\.wav: "):
         finetune(path)
     assert not list(tmp_path.glob("run/checkpoints/*/step-*"))
+
+
+def test_a_split_of_clips_that_are_all_too_long_is_told_before_the_training(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips").parent
+    for path in clips.glob("test*.wav"):
+        write_tones(path, "ab" * 9)  # 2.32 s; data.lengths.longest is 2
+    path = write_experiment(tmp_path / "tones.yaml", clips / "manifest.csv")
+    with pytest.raises(UserError, match=r"'test' .* is 2\.32 s long, data\.lengths\.longest is 2"):
+        finetune(path)
+    assert not list(tmp_path.glob("run/checkpoints/*/step-*"))
+
+
+def test_rates_of_pretrained_weights_for_fresh_ones_are_warned_of(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(finetuning, "train", lambda path, given: 1)
+    given = [f"run={tmp_path / 'run'}", "stages.frozen.args.lr_scale=0.5"]
+    assert finetune(experiment, [*given, "stages.frozen.args.freeze=false"]) == 1
+    assert "audio has fresh weights and learns at 0.5 of train.lr" in capsys.readouterr().out
+    assert finetune(experiment, [*given, "stages.frozen.args.freeze=true"]) == 1
+    assert "audio has fresh weights and is frozen" in capsys.readouterr().out
+    assert finetune(experiment, [given[0], "stages.frozen.args.freeze=false"]) == 1
+    assert "fresh" not in capsys.readouterr().out
 
 
 def test_the_tool_ends_with_2_and_a_sentence(experiment: Path) -> None:

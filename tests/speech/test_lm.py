@@ -7,10 +7,11 @@ import torch
 
 from avssl.errors import UserError
 from avssl.speech.beam import beam_search
+from avssl.speech.config import LMSize, TransformerConfig
 from avssl.speech.decoding import Decoding
 from avssl.speech.lm import load_lm, save_lm
 from avssl.speech.ngram import NgramLM
-from avssl.speech.transformer_lm import LMSize, TransformerLM, train_transformer
+from avssl.speech.transformer_lm import TransformerLM, train_transformer
 from avssl.speech.units import Units
 
 END = 4  # units: blank, a, b, c, end
@@ -54,7 +55,8 @@ def test_longer_contexts_know_more() -> None:
 
 def small(texts: list[list[int]]) -> TransformerLM:
     size = LMSize(width=16, depth=1, heads=2, hidden=32, dropout=0.0)
-    return train_transformer(texts, units=5, size=size, epochs=25, batch=8, lr=2e-2)
+    config = TransformerConfig("transformer", size=size, epochs=25, batch=8, lr=2e-2)
+    return train_transformer(texts, units=5, config=config)
 
 
 def test_a_transformer_learns_its_texts_and_never_says_blank() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import av
 import pytest
 
+from avssl.errors import UserError
 from avssl.page.server import PageServer
 from avssl.speech.page import answers
 from avssl.speech.page.answers import Limits, LipPage
@@ -174,6 +175,17 @@ def test_uploads_are_read_in_a_process_of_their_own(talk: Path) -> None:
         assert status == 200 and json.loads(answer)["text"] == TEXT
         status, sentence = post(url, "api/read?name=../../x.mp4", b"no clip")
         assert status == 422 and "avssl-upload" not in sentence
+
+
+def test_what_the_model_cannot_read_is_a_sentence(
+    url: str, talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any) -> None:
+        raise UserError("the scores are not finite")
+
+    monkeypatch.setattr(answers, "transcribe", fails)
+    status, sentence = post(url, "api/read?kind=video&name=talk.mp4", talk.read_bytes())
+    assert status == 422 and "not finite" in sentence
 
 
 def test_the_server_refuses_what_the_page_does_not_send(

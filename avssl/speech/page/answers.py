@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avssl.data.container import MediaError
+from avssl.errors import UserError
 from avssl.page.helper import without_folder
 from avssl.page.refusal import Refusal
 from avssl.page.site import Answer
@@ -89,7 +90,10 @@ class LipPage:
         reader = self.readers.reader(kind)
         begin = time.perf_counter()
         with self._model:  # one at a time: each takes all cores
-            found = transcribe(reader, talk.clip)
+            try:
+                found = transcribe(reader, talk.clip)
+            except UserError as error:
+                raise Refusal(422, str(error)) from None
         return found.as_json() | {
             "name": name,
             "kind": kind,
