@@ -1,7 +1,7 @@
 """Fine-tune a recogniser of speech: by lips, by ear or by both.
 
     python tools/finetune.py configs/finetune/vsr.yaml args.init=runs/raven:video
-    python tools/finetune.py configs/finetune/asr.yaml args.lr_scale=1 args.layer_decay=1
+    python tools/finetune.py configs/finetune/asr.yaml run=runs/asr_scratch     # fresh weights
     python tools/finetune.py configs/finetune/vsr.yaml --pseudo-label corpus:talking
 
 FILE is an experiment file with a section `speech` (`avssl.speech.config`). Units are trained where

@@ -29,7 +29,10 @@ class Shortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # flattened and back: its gradient is then laid out as it is, without which DDP warns
         weight = self.conv.weight.flatten(1)[:, :, None, None]  # [out, in, 1, 1]
-        return self.bn(F.conv2d(x, weight, stride=_stride(self.conv)))
+        # cut before and not by the convolution: oneDNN's gradient of a 1 x 1 weight with a stride
+        # and 8 channels writes outside of its memory (torch 2.11, CPUs with AVX-512)
+        down, right = _stride(self.conv)
+        return self.bn(F.conv2d(x[:, :, ::down, ::right], weight))
 
 
 class BasicBlock(nn.Module):

@@ -70,7 +70,7 @@ def finetune(path: Path, overrides: Sequence[str] = ()) -> int:
     need("jiwer", extra="speech", purpose="scoring transcripts")  # not after hours of training
     data = job.experiment.config.data
     manifest = open_source(data)
-    check = WholeClips(whole_clips(data))
+    check = WholeClips(scoring_config(data))
     for name in job.speech.splits:  # what cannot be scored is told before the training
         rows = [manifest.clips[row] for row in scored_rows(manifest, job.units, split=name)]
         reasons = [check.reason(row) for row in rows]
@@ -148,10 +148,10 @@ def reading_config(data: DataConfig, reader: Reader) -> DataConfig:
     Args:
         data: of the experiment: where clips come from, workers and so on.
     """
-    return whole_clips(replace(data, inputs=reader.data.inputs, lengths=reader.data.lengths))
+    return scoring_config(replace(data, inputs=reader.data.inputs, lengths=reader.data.lengths))
 
 
-def whole_clips(data: DataConfig) -> DataConfig:
+def scoring_config(data: DataConfig) -> DataConfig:
     """How clips are read for scoring: all of them, however short, and without transcripts."""
     assert data.lengths is not None
     inputs = dict(data.inputs)
@@ -231,8 +231,7 @@ def _fresh(job: Job) -> Iterator[str]:
         elif options.lr_scale != 1 or options.layer_decay not in (None, 1):
             yield (
                 f"warning: {name} has fresh weights and learns at {options.lr_scale:g} of "
-                "train.lr: name pre-trained ones, or see the head of the file for the rates from "
-                "scratch"
+                "train.lr: name pre-trained ones, or set lr_scale and layer_decay to 1"
             )
 
 

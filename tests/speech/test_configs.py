@@ -100,6 +100,16 @@ def test_paper_configurations_share_what_all_rows_share(name: str) -> None:
     assert (mask["window"], mask["stride"]) == ((10, 25) if "vsr" in name else (15, 50))
 
 
+@pytest.mark.parametrize("name", LAPTOP)
+def test_encoder_and_head_are_clipped_by_the_norm_of_both(name: str) -> None:
+    for instance in load_experiment(CONFIGS / "finetune" / f"{name}.yaml", shapes=False).instances:
+        trained = [
+            m for m in instance.spec.modules.values() if m.graph or m.block == "join_streams"
+        ]
+        assert len(trained) > 1
+        assert {module.options.clip_group for module in trained} == {"speech"}
+
+
 def test_every_group_follows_the_schedule_at_its_own_rate() -> None:
     """Encoder and head, and every block of it: none is left at the rate it was made with."""
     path = CONFIGS / "graphs" / "speech_video.yaml"

@@ -151,6 +151,17 @@ def test_nothing_is_executed(legacy: bool, tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+def test_a_file_that_memory_does_not_hold_is_not_only_called_damaged(
+    state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise MemoryError
+
+    path = save(tmp_path, state)
+    monkeypatch.setattr(torch, "load", full)
+    assert "memory ran out while it was read" in problem(path)
+
+
 def test_damaged_files(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = save(tmp_path, state)
     whole = path.read_bytes()
