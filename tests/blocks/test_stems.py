@@ -1,5 +1,10 @@
 """Stems embed the kept patches alone: the same tokens as a convolution over everything."""
 
+import ctypes
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,3 +55,36 @@ def test_channels_that_would_spoil_memory_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="needs channels in multiples of 8"):
         stem(channels=channels)
+
+
+CHECKER = "libc_malloc_debug.so.0"  # glibc's allocator that stops at damaged memory
+
+NARROW = """
+import torch
+from torch import nn
+from avssl.blocks.resnet import Shortcut
+
+torch.manual_seed(0)
+torch.set_num_threads(2)
+for frames in torch.randint(5, 600, [30]).tolist():
+    layer = Shortcut(nn.Conv1d, 8, 16, 2)
+    x = torch.randn(frames, 8, 1, 160).contiguous(memory_format=torch.channels_last)
+    layer(x).square().mean().backward()
+"""
+
+
+def test_narrow_shortcuts_leave_memory_alone() -> None:
+    """oneDNN's own stride damages it in the backward pass, where the CPU has AVX-512."""
+    if not _is_to_be_had(CHECKER):
+        pytest.skip(f"needs glibc's {CHECKER}")
+    checked = {**os.environ, "LD_PRELOAD": CHECKER, "MALLOC_CHECK_": "3"}
+    ran = subprocess.run([sys.executable, "-c", NARROW], env=checked, capture_output=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def _is_to_be_had(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
