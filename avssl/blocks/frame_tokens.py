@@ -3,11 +3,14 @@
 Letters: B batch, T frames, V real frames, D width, S side of a picture.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from avssl.blocks.init import init_token
-from avssl.ops.frames import clear_padding, mean_frames
+from avssl.blocks.batch_norm import BatchNorm
+from avssl.blocks.init import init_as_torch, init_token
+from avssl.ops.frames import clear_padding, mean_frames, put_frames, take_frames
 from avssl.registry import register
 
 
@@ -72,6 +75,39 @@ class ClearPadding(nn.Module):
     def forward(self, x: Tensor, frames: Tensor | None = None) -> Tensor:
         """x: [B, T, D]; frames: int64 [V]. Returns [B, T, D]."""
         return clear_padding(x, frames)
+
+
+@register("frame_norm")
+class FrameNorm(nn.Module):
+    """BatchNorm over real frames, as in front of a linear probe (arXiv 2111.06377, A.1): an encoder
+    whose frames have much in common shows its head what they differ in.
+
+    Args:
+        width: D.
+        kind: batch, or none for frames as they are.
+
+    Example::
+
+        norm = FrameNorm(width=512, kind="batch")
+        norm.init_weights()
+        norm(torch.randn(2, 50, 512) + 7).mean()  # 0
+    """
+
+    outputs = ("tokens",)
+
+    def __init__(self, *, width: int, kind: Literal["none", "batch"] = "batch") -> None:
+        super().__init__()
+        self.norm = BatchNorm(width) if kind == "batch" else None
+
+    def init_weights(self) -> None:
+        init_as_torch(self)
+
+    def forward(self, x: Tensor, frames: Tensor | None = None) -> Tensor:
+        """x: [B, T, D]; frames: int64 [V]. Returns [B, T, D], zeros in padding unless none."""
+        if self.norm is None:
+            return x
+        packed = take_frames(x, frames)  # [V, D]
+        return put_frames(self.norm(packed), frames, *x.shape[:2])
 
 
 @register("mean_frames")

@@ -102,7 +102,7 @@ class Graph(nn.Module):
         self._loss_keys = {name: f"{name}.{only_output(spec, name)}" for name in self.losses}
         self._plans: dict[tuple[str, ...], tuple[tuple[Call, ...], dict[str, str]]] = {}
         self.log = spec.log
-        self.notes: list[str] = []  # what was done to weights of other projects
+        self.notes: list[str] = []  # which weights were taken, and what was done to them
         self.teachers = {
             name: Teacher(str(module.source), module.momentum, module.statistics)
             for name, module in spec.modules.items()
@@ -342,6 +342,7 @@ class Graph(nn.Module):
                 for key, value in found.weights().items()
                 if key.startswith(prefix)
             }
+            self.notes.append(f"{name}: {len(weights)} tensors are those of {reference}")
         complaint = f"module '{name}' does not fit the weights of '{reference}'"
         _load(self.get_submodule(name), weights, complaint)
 

@@ -51,7 +51,7 @@ def lines(words: Sequence[Word]) -> list[Line]:
         groups[-1].append(word)
     starts = [max(0.0, group[0].start - _BEFORE) for group in groups]
     ends = [group[-1].end + _AFTER for group in groups]
-    following = [*starts[1:], float("inf")]
+    following = [*starts, float("inf")][1:]
     return [
         Line(group, start, min(end, later))
         for group, start, end, later in zip(groups, starts, ends, following, strict=True)

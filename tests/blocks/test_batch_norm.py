@@ -6,6 +6,7 @@ from torch import nn
 
 from avssl.blocks import batch_norm
 from avssl.blocks.batch_norm import BatchNorm
+from avssl.blocks.frame_tokens import FrameNorm
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (7, 4, 5), (7, 4, 5, 6)])
@@ -43,3 +44,20 @@ def test_the_form_for_many_ranks_is_the_same(
     n = x.numel() // 4
     factor = 2 * n / (2 * n - 1) / (n / (n - 1))  # the bias of a variance over twice as many
     torch.testing.assert_close(many.running_var - 0.9, (alone.running_var - 0.9) * factor)
+
+
+def test_frames_are_normalised_by_the_real_ones_alone() -> None:
+    norm = FrameNorm(width=4)
+    norm.init_weights()
+    x, frames = torch.randn(2, 40, 4) * 3 + 100, torch.arange(60)
+    out = norm(x, frames)
+    real = out.flatten(0, 1)[:60]
+    torch.testing.assert_close(real.mean(0), torch.zeros(4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(real.std(0, correction=0), torch.ones(4), rtol=1e-4, atol=0)
+    assert not out[1, 20:].any()
+    x[1, 20:] = 7.0
+    assert torch.equal(norm(x, frames), out)
+    alone = norm.eval()(x[:1])
+    torch.testing.assert_close(norm(x, frames)[:1], alone)
+    untouched = FrameNorm(width=4, kind="none")
+    assert untouched(x, frames) is x and not untouched.state_dict()

@@ -58,6 +58,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
     "fill_masked": ({"width": 16}, {"x": TOKENS, "mask": MASK}),
     "hide_frames": ({}, {"x": LIPS, "mask": MASK}),
     "lip_stem": ({"channels": 8}, {"x": LIPS, "frames": FRAMES}),
+    "frame_norm": ({"width": 16}, {"x": TOKENS, "frames": FRAMES}),
     "mean_frames": ({}, {"x": TOKENS, "frames": FRAMES}),
     "negative_cosine": (
         {"tokens": "masked"},

@@ -291,6 +291,8 @@ def test_teacher_never_changes_and_the_student_starts_afresh() -> None:
 def test_a_student_becomes_the_next_teacher() -> None:
     student = stage2(stage1())
     third = stage2(student)
+    count = len(student.get_submodule("audio").state_dict())
+    assert f"teacher_audio: {count} tensors are those of previous.audio" in third.notes
     key = "encoder.blocks.1.attn.qkv.weight"
     assert torch.equal(
         third.get_parameter(f"teacher_video.{key}"), student.get_parameter(f"video.{key}")

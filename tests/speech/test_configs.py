@@ -59,7 +59,7 @@ def test_the_freezing_schedule_differs_from_plain_fine_tuning_in_its_stages_alon
     for section in ("train", "data", "speech"):
         assert getattr(frozen.config, section) == getattr(plain.config, section)
     ours, theirs = frozen.instances[-1].spec.arguments, plain.instances[-1].spec.arguments
-    starts = ("init", "head_init")
+    starts = ("init", "scale_init", "head_init")
     assert ours == {**theirs, **{name: ours[name] for name in starts}}
     epochs = [sum(item.config.epochs or 0 for item in x.instances) for x in (plain, frozen)]
     assert epochs[0] == epochs[1]
@@ -104,7 +104,9 @@ def test_paper_configurations_share_what_all_rows_share(name: str) -> None:
 def test_encoder_and_head_are_clipped_by_the_norm_of_both(name: str) -> None:
     for instance in load_experiment(CONFIGS / "finetune" / f"{name}.yaml", shapes=False).instances:
         trained = [
-            m for m in instance.spec.modules.values() if m.graph or m.block == "join_streams"
+            m
+            for m in instance.spec.modules.values()
+            if m.graph or m.block in ("join_streams", "frame_norm")
         ]
         assert len(trained) > 1
         assert {module.options.clip_group for module in trained} == {"speech"}

@@ -194,6 +194,7 @@ def test_captions_are_written_with_sound(
 def test_lines_are_short_and_do_not_overlap() -> None:
     words = [Word(f"word{n}", n * 0.4, n * 0.4 + 0.3, 1.0) for n in range(12)]
     words += [Word("later", 20.0, 20.4, 1.0)]
+    assert lines([]) == []
     found = lines(words)
     assert [word for line in found for word in line.words] == words
     assert all(len(" ".join(word.text for word in line.words)) <= 32 for line in found)
