@@ -79,8 +79,9 @@ class ClearPadding(nn.Module):
 
 @register("frame_norm")
 class FrameNorm(nn.Module):
-    """BatchNorm over real frames, as in front of a linear probe (arXiv 2111.06377, A.1): an encoder
-    whose frames have much in common shows its head what they differ in.
+    """BatchNorm over real frames, as in front of a linear probe (arXiv 2111.06377, A.1; there
+    without weights): an encoder whose frames have much in common shows its head what they differ
+    in.
 
     Args:
         width: D.
