@@ -60,11 +60,14 @@ class Signature:
         parameters: constructor arguments by name.
         ports: forward ports by name, True where the port must be connected.
         outputs: names of the output ports.
+        partial: ``forward`` first takes, by position alone, which outputs are read, and need not
+            compute the others.
     """
 
     parameters: Mapping[str, Parameter]
     ports: Mapping[str, bool]
     outputs: tuple[str, ...]
+    partial: bool = False
 
 
 class Catalogue:
@@ -166,8 +169,13 @@ def signature(cls: type) -> Signature:
         and parameter.kind is not parameter.VAR_KEYWORD
     }
     forward = list(inspect.signature(cls.forward).parameters.items())[1:]  # type: ignore[attr-defined]
-    ports = {name: parameter.default is parameter.empty for name, parameter in forward}
-    return Signature(parameters, ports, cls.outputs)  # type: ignore[attr-defined]
+    ports = {
+        name: parameter.default is parameter.empty
+        for name, parameter in forward
+        if parameter.kind is not parameter.POSITIONAL_ONLY
+    }
+    partial = len(ports) < len(forward)
+    return Signature(parameters, ports, cls.outputs, partial)  # type: ignore[attr-defined]
 
 
 @cache
@@ -227,8 +235,15 @@ def _read_class(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> Sign
         argument.arg: Parameter(_annotation(argument.annotation), required)
         for argument, required in _arguments(init)
     }
-    ports = {argument.arg: required for argument, required in _arguments(forward)}
-    return Signature(parameters, ports, ast.literal_eval(outputs) if outputs else ())
+    ahead = [] if forward is None else forward.args.posonlyargs[1:]
+    ports = {
+        argument.arg: required
+        for argument, required in _arguments(forward)
+        if argument not in ahead
+    }
+    return Signature(
+        parameters, ports, ast.literal_eval(outputs) if outputs else (), partial=bool(ahead)
+    )
 
 
 def _member(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], name: str) -> Any:

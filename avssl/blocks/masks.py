@@ -1,9 +1,10 @@
 """Maskers: which patches the encoder sees.
 
-Letters: B batch, N patches, K kept patches.
+Letters: B batch, N patches, K kept patches; a cell is one patch or several.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,16 @@ from avssl.registry import register
 
 @register("random_mask")
 class RandomMask(nn.Module):
-    """Hides a fixed share of the patches, drawn per sample without structure (arXiv 2111.06377).
+    """Hides a fixed share of the patches, drawn per sample without structure (arXiv 2111.06377), or
+    in cells of several patches: tubes through time as VideoMAE (arXiv 2203.12602), squares of
+    32 pixels as SimMIM (arXiv 2111.09886).
 
     Args:
-        ratio: share of hidden patches, above 0, below 1; floor(N * (1 - ratio)) are kept.
+        ratio: share of hidden cells, above 0, below 1.
         patch: lengths of a patch along the axes of the input behind batch and channels.
+        cell: lengths of what is hidden or kept as a whole, multiples of the patch's; 0 is the whole
+            axis, so that [0, 16, 16] are tubes. None: each patch is one.
+        kept: floor | ceil of cells * (1 - ratio); MAE and SimMIM round down, VideoMAE up.
 
     Example::
 
@@ -29,17 +35,30 @@ class RandomMask(nn.Module):
 
     outputs = ("keep", "restore", "mask")
 
-    def __init__(self, *, ratio: float, patch: list[int]) -> None:
+    def __init__(
+        self,
+        *,
+        ratio: float,
+        patch: list[int],
+        cell: list[int] | None = None,
+        kept: Literal["floor", "ceil"] = "floor",
+    ) -> None:
         super().__init__()
         if not 0 < ratio < 1:
             raise ValueError(
                 f"random_mask hides a share of the patches above 0 and below 1, not {ratio}"
             )
-        self.ratio, self.patch = ratio, list(patch)
+        self.ratio, self.patch, self.kept = ratio, list(patch), kept
+        self.cell = list(patch) if cell is None else list(cell)
+        if len(self.cell) != len(self.patch) or any(
+            c < 0 or c % p for c, p in zip(self.cell, self.patch, strict=True)
+        ):
+            raise ValueError(f"random_mask: cell {cell} is no multiple of the patch {patch}")
 
-    def count(self, patches: int) -> int:
-        """Kept patches. The small number takes up binary rounding: 10 * (1 - 0.8) is below 2."""
-        return math.floor(patches * (1 - self.ratio) + 1e-6)
+    def count(self, cells: int) -> int:
+        """Kept cells. The small number takes up binary rounding: 10 * (1 - 0.8) is below 2."""
+        share = cells * (1 - self.ratio)
+        return math.floor(share + 1e-6) if self.kept == "floor" else math.ceil(share - 1e-6)
 
     def forward(self, like: Tensor) -> dict[str, Tensor]:
         """Draw one mask per sample.
@@ -53,16 +72,30 @@ class RandomMask(nn.Module):
             mask: float32 [B, N], 1 where hidden.
 
         Raises:
-            ValueError: no patch would be kept, or none hidden.
+            ValueError: no cell would be kept, or none hidden.
         """
-        patches = math.prod(patch_grid(like.shape[2:], self.patch))
-        kept = self.count(patches)
+        size = like.shape[2:]
+        grid = patch_grid(size, self.patch)
+        cell = [c or s for c, s in zip(self.cell, size, strict=True)]
+        cells, patches = math.prod(patch_grid(size, cell)), math.prod(grid)
+        kept = self.count(cells)
         if kept == 0:
-            raise ValueError(f"ratio {self.ratio} keeps none of {patches} patches: lower it")
-        if kept == patches:
-            raise ValueError(f"ratio {self.ratio} hides none of {patches} patches: raise it")
-        noise = batch_uniform(like.shape[0], patches, device=like.device)  # [B, N]
-        order = noise.argsort(dim=1)  # [B, N], kept patches first
+            raise ValueError(f"ratio {self.ratio} keeps none of {cells} patches: lower it")
+        if kept == cells:
+            raise ValueError(f"ratio {self.ratio} hides none of {cells} patches: raise it")
+        noise = batch_uniform(like.shape[0], cells, device=like.device)  # [B, cells]
+        if cells != patches:
+            noise = self._spread(noise, grid, cell)  # [B, N]
+        order = noise.argsort(dim=1, stable=True)  # [B, N], kept patches first
         restore = order.argsort(dim=1)  # [B, N]
-        mask = (restore >= kept).to(torch.float32)  # [B, N]
-        return {"keep": order[:, :kept], "restore": restore, "mask": mask}
+        seen = kept * (patches // cells)
+        mask = (restore >= seen).to(torch.float32)  # [B, N]
+        return {"keep": order[:, :seen], "restore": restore, "mask": mask}
+
+    def _spread(self, noise: Tensor, grid: list[int], cell: list[int]) -> Tensor:
+        """From cells to the patches in them: [B, cells] to [B, N]."""
+        per = [c // p for c, p in zip(cell, self.patch, strict=True)]
+        noise = noise.unflatten(1, [g // n for g, n in zip(grid, per, strict=True)])
+        for axis, count in enumerate(per):
+            noise = noise.repeat_interleave(count, dim=axis + 1)
+        return noise.flatten(1)

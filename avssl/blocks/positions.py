@@ -6,6 +6,8 @@ the Transformer (arXiv 1706.03762) over the patches of a clip in VideoMAE (arXiv
 Letters: B batch, N patches, K kept patches, D width, P tokens in front.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -172,9 +174,10 @@ class Sinusoid3d(_FixedPositions):
         self.fill(sinusoid_table(torch.Size(self.grid).numel(), self.width))
 
 
-@register("learned_positions")
-class LearnedPositions(nn.Module):
-    """Adds a learned table (ViT, arXiv 2010.11929), which has rows for the tokens in front, too.
+@register("position_table")
+class PositionTable(nn.Module):
+    """Adds a table that has rows for the tokens in front, too: learned (ViT, arXiv 2010.11929), or
+    the fixed codes of ``sincos_2d``, with zeros for the tokens in front (MAE, arXiv 2111.06377).
 
     Args:
         width: D.
@@ -182,15 +185,17 @@ class LearnedPositions(nn.Module):
         patch: lengths of a patch.
         stride: from one patch to the next where patches overlap; None: side by side.
         prefix: tokens in front of the patches, P.
+        kind: learned | sincos.
 
     Example::
 
-        positions = LearnedPositions(width=768, size=[224, 224], patch=[16, 16], prefix=1)
+        positions = PositionTable(width=768, size=[224, 224], patch=[16, 16], prefix=1)
         positions.init_weights()
         positions(torch.zeros(2, 197, 768)).shape  # [2, 197, 768]
     """
 
     outputs = ("tokens",)
+    table: Tensor
 
     def __init__(
         self,
@@ -200,15 +205,28 @@ class LearnedPositions(nn.Module):
         patch: list[int],
         stride: list[int] | None = None,
         prefix: int = 0,
+        kind: Literal["learned", "sincos"] = "learned",
     ) -> None:
         super().__init__()
-        self.prefix = prefix
+        if kind == "sincos" and (width % 4 or len(size) != 2):
+            raise ValueError(
+                f"position_table: sincos needs a width divisible by 4 and 2 sizes: {width}, {size}"
+            )
+        self.prefix, self.kind = prefix, kind
         self.grid = patch_grid(size, patch, stride)
-        rows = torch.Size(self.grid).numel() + prefix
-        self.table = nn.Parameter(torch.empty(1, rows, width))
+        table = torch.empty(1, torch.Size(self.grid).numel() + prefix, width)
+        if kind == "learned":
+            self.table = nn.Parameter(table)
+        else:
+            self.register_buffer("table", table)
 
     def init_weights(self) -> None:
-        nn.init.trunc_normal_(self.table, std=0.02)
+        if self.kind == "learned":
+            nn.init.trunc_normal_(self.table, std=0.02)
+        else:
+            self.table[:, : self.prefix] = 0
+            codes = sincos_table_2d(self.grid, self.table.shape[2])
+            self.table[:, self.prefix :] = codes.to(self.table)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """x: [B, P + N, D], or [B, P + K, D], the patches `keep` [B, K]. Returns the same shape."""

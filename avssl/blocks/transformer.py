@@ -134,9 +134,64 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, N, D]. Returns [B, N, D]."""
-        for block in self.blocks:
+        return self._run(x, 0, len(self.blocks))
+
+    def _run(self, x: Tensor, first: int, behind: int) -> Tensor:
+        """Through some of the blocks."""
+        for block in self.blocks[first:behind]:
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)  # [B, N, D]
             else:
                 x = block(x)  # [B, N, D]
         return x
+
+
+@register("tapped_transformer")
+class TappedTransformer(Transformer):
+    """``transformer`` that shows the tokens behind one of its blocks, too. Where only these are
+    read, as of a teacher, no later block runs.
+
+    Args:
+        width, depth, heads, mlp_ratio, norm_eps, qkv_bias, drop_path: as of ``transformer``.
+        tap: number of the block, from 1; None: the last.
+
+    Example::
+
+        encoder = TappedTransformer(width=768, depth=12, heads=12, tap=9)
+        encoder.init_weights()
+        encoder(("tap",), torch.zeros(2, 50, 768))["tap"].shape  # [2, 50, 768]
+    """
+
+    outputs = ("tokens", "tap")
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-6,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        tap: int | None = None,
+    ) -> None:
+        super().__init__(
+            width=width,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            norm_eps=norm_eps,
+            qkv_bias=qkv_bias,
+            drop_path=drop_path,
+        )
+        if tap is not None and not 1 <= tap <= depth:
+            raise ValueError(f"tapped_transformer: tap {tap} is none of the blocks 1 to {depth}")
+        self.tap = depth if tap is None else tap
+
+    def forward(self, read: tuple[str, ...], /, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """x: [B, N, D]. Returns tokens and tap, [B, N, D] each, without what is not in `read`."""
+        tap = self._run(x, 0, self.tap)
+        if "tokens" not in read:
+            return {"tap": tap}
+        return {"tap": tap, "tokens": self._run(tap, self.tap, len(self.blocks))}

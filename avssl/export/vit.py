@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from avssl.blocks.layers import FinalNorm, LayerNorm
-from avssl.blocks.positions import LearnedPositions, SinCos2d, SinCos3d, Sinusoid3d
+from avssl.blocks.positions import PositionTable, SinCos2d, SinCos3d, Sinusoid3d
 from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d, SwapAxes
 from avssl.blocks.tokens import ClsToken
 from avssl.blocks.transformer import Block, Transformer
@@ -22,7 +22,7 @@ from avssl.export.source import Source
 from avssl.graph.graph import SubGraph
 from avssl.ops.patches import patch_grid
 
-POSITIONS = (SinCos2d, SinCos3d, Sinusoid3d, LearnedPositions)  # each adds a table to its tokens
+POSITIONS = (SinCos2d, SinCos3d, Sinusoid3d, PositionTable)  # each adds a table to its tokens
 
 
 @dataclass(frozen=True)

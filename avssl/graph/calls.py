@@ -1,6 +1,7 @@
 """Calls: what a graph does, worked out beforehand and run in order."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,12 @@ class Call:
     outputs: tuple[tuple[str, str], ...]  # (output port, key of the value)
     no_grad: bool
     place: Place
+    partial: bool  # the module is told which outputs are read, and may leave out the others
+
+    @property
+    def ahead(self) -> tuple[tuple[str, ...], ...]:
+        """What the module takes before its inputs."""
+        return (tuple(port for port, _ in self.outputs),) if self.partial else ()
 
 
 def execute(
@@ -35,11 +42,8 @@ def execute(
             arguments[port] = arguments[port].detach()
         module = modules[call.module]
         assert module is not None
-        if call.no_grad:
-            with torch.no_grad():
-                result = module(**arguments)
-        else:
-            result = module(**arguments)
+        with torch.no_grad() if call.no_grad else nullcontext():
+            result = module(*call.ahead, **arguments)
         if isinstance(result, Tensor):
             values[call.outputs[0][1]] = result
         else:
@@ -65,26 +69,35 @@ def execute_located(
 
 def plan(spec: GraphSpec, keys: Sequence[str]) -> tuple[Call, ...]:
     """The calls that compute ``keys`` (nodes or ``node.port``), in order of execution."""
-    needed = {key.partition(".")[0] for key in keys}
+    needed: dict[str, set[str]] = {}  # node -> its ports that are read; "" is its only one
+    for key in keys:
+        name, _, port = key.partition(".")
+        needed.setdefault(name, set()).add(port)
     calls: list[Call] = []
     for node in reversed(spec.calls.values()):
         if node.name in needed:
-            calls.append(_call(spec, node))
-            needed.update(source.node for source in node.inputs.values())
+            calls.append(_call(spec, node, needed[node.name]))
+            for source in node.inputs.values():
+                name, _, port = source.key.partition(".")
+                needed.setdefault(name, set()).add(port)
     return tuple(reversed(calls))
 
 
-def _call(spec: GraphSpec, node: Node) -> Call:
+def _call(spec: GraphSpec, node: Node, read: set[str]) -> Call:
     module = spec.modules[node.call]
     assert module.signature is not None
+    ports = module.signature.outputs
+    if module.signature.partial and "" not in read:
+        ports = tuple(port for port in ports if port in read)
     return Call(
         node.name,
         node.call,
         tuple((port, source.key) for port, source in node.inputs.items()),
         node.detach,
-        tuple((port, f"{node.name}.{port}") for port in module.signature.outputs),
+        tuple((port, f"{node.name}.{port}") for port in ports),
         module.is_teacher,
         node.place,
+        module.signature.partial,
     )
 
 

@@ -97,7 +97,9 @@ class _Runner:
         }
         self.record("batch", given)
         spec = graph.spec
-        self.run_calls(plan(spec, list(spec.calls)), graph, spec, values, "")
+        read = {source.node for node in spec.calls.values() for source in node.inputs.values()}
+        ends = [name for name in spec.calls if name not in read]
+        self.run_calls(plan(spec, ends), graph, spec, values, "")
         for name in spec.losses:
             loss = _loss_value(values, name)
             if loss.dim():
@@ -152,7 +154,7 @@ class _Runner:
         self, call: Call, module: nn.Module, spec: GraphSpec, arguments: dict[str, Any]
     ) -> Any:
         try:
-            return module(**arguments)
+            return module(*call.ahead, **arguments)
         except Exception as error:  # whatever a block raises, its node is what is wrong
             node = spec.calls[call.name]
             given = ", ".join(
@@ -189,8 +191,9 @@ class _Runner:
                 )
                 raise _Failed
         values: dict[str, Any] = {f"batch.{p}": arguments.get(p) for p in inner.inputs}
-        self.run_calls(module.calls, module, inner, values, f"{name}/")
-        return {port: values[key] for port, key in module.results}
+        read = tuple(port for port, _ in call.outputs)
+        self.run_calls(module.calls(read), module, inner, values, f"{name}/")
+        return {port: values[module.results[port]] for port in read}
 
     def record(self, name: str, result: Mapping[str, Tensor]) -> None:
         if self.trace is not None:
@@ -255,7 +258,11 @@ def _report_reach(graph: Graph, trace: Trace, problems: Problems) -> None:
     for name, module in spec.modules.items():
         if name in graph.frozen:
             continue
-        own = [key for key, _ in graph.get_submodule(name).named_parameters(prefix=name)]
+        own = [
+            key
+            for key, parameter in graph.get_submodule(name).named_parameters(prefix=name)
+            if parameter.requires_grad
+        ]
         left = [key for key in own if key not in reached]
         if left and len(left) == len(own):
             cut = _ends(spec, name)

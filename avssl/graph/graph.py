@@ -55,11 +55,16 @@ class SubGraph(nn.Module):
         self.spec = spec
         self.outputs = tuple(spec.outputs)
         _add_modules(self, spec, problems, path)
-        self.calls = plan(spec, [source.key for source in spec.outputs.values()])
-        self.results = tuple((name, source.key) for name, source in spec.outputs.items())
+        self.results = {name: source.key for name, source in spec.outputs.items()}
+        self._plans: dict[tuple[str, ...], tuple[Call, ...]] = {}
 
-    def forward(self, **inputs: Tensor | None) -> Tensor | dict[str, Tensor]:
-        """Run the sub-graph; inputs that are left out must be optional ones.
+    def forward(
+        self, read: tuple[str, ...] | None = None, /, **inputs: Tensor | None
+    ) -> Tensor | dict[str, Tensor]:
+        """Run what the outputs that are read need; inputs that are left out must be optional ones.
+
+        Args:
+            read: outputs, by default all.
 
         Raises:
             UserError: an input is not one of the sub-graph's, or a required one is missing.
@@ -72,10 +77,17 @@ class SubGraph(nn.Module):
             if not item.optional and inputs.get(name) is None:
                 raise UserError(f"'{self.spec.name}' needs the input '{name}'")
         values: dict[str, Any] = {f"batch.{name}": inputs.get(name) for name in self.spec.inputs}
-        execute_located(self.calls, self._modules, values)
+        read = self.outputs if read is None else read
+        execute_located(self.calls(read), self._modules, values)
         if len(self.results) == 1:
-            return values[self.results[0][1]]
-        return {name: values[key] for name, key in self.results}
+            return values[self.results[self.outputs[0]]]
+        return {name: values[self.results[name]] for name in read}
+
+    def calls(self, read: tuple[str, ...]) -> tuple[Call, ...]:
+        """What runs for these outputs."""
+        if read not in self._plans:
+            self._plans[read] = plan(self.spec, [self.results[name] for name in read])
+        return self._plans[read]
 
 
 class Graph(nn.Module):

@@ -130,6 +130,7 @@ class ModuleReader(Sections):
                 {},
                 {name: not item.optional for name, item in module.graph.inputs.items()},
                 tuple(module.graph.outputs),
+                partial=True,
             )
 
     def read_options(self, module: Module, value: dict[str, Any], path: Keys) -> None:

@@ -17,7 +17,7 @@ from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d
 from avssl.blocks.targets import Patchify2d
 from avssl.blocks.tokens import ClsToken, DropCls, RestoreTokens
 from avssl.blocks.transformer import Transformer
-from avssl.losses.reconstruction import MaskedMse
+from avssl.losses.reconstruction import TokenRegression
 
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 NORM = functools.partial(nn.LayerNorm, eps=1e-6)
@@ -86,7 +86,7 @@ class Mae(nn.Module):
         self.decoder_norm = LayerNorm(width=decoder_width)
         self.head = PatchHead(width=decoder_width, patch=patch, channels=3)
         self.targets = Patchify2d(patch=patch, normalize=config.norm_pix_loss)
-        self.loss = MaskedMse()
+        self.loss = TokenRegression()
         for module in self.children():
             if hasattr(module, "init_weights"):
                 module.init_weights()
