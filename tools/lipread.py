@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _read(options: argparse.Namespace) -> int:
-    from avssl.speech.captions import check_target, write_captions  # --help is quick
+    from avssl.speech.captions import check_picture, check_target, write_captions  # --help is quick
     from avssl.speech.clip import read_clip
     from avssl.speech.readers import Readers, described, searched
     from avssl.speech.transcribe import transcribe
@@ -77,6 +77,8 @@ def _read(options: argparse.Namespace) -> int:
     reader = readers.reader(options.kind)
     settings = searched(reader.settings, greedy=options.greedy, beam=options.beam)
     clip = read_clip(options.clip, readers.data(options.kind))
+    if options.captions:
+        check_picture(options.clip, clip.row)
     begin = time.perf_counter()
     found = transcribe(reader, clip, settings=settings)
     seconds = time.perf_counter() - begin

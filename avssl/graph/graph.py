@@ -368,8 +368,13 @@ def _load(
         key for key in own if key in weights and own[key].shape != weights[key].shape
     ]
     if wrong:
+        here, there = (
+            list(tensors[wrong[0]].shape) if wrong[0] in tensors else "missing"
+            for tensors in (own, weights)
+        )
         raise UserError(
-            f"{complaint}: {len(wrong)} of {len(own)} tensors differ, first '{wrong[0]}'"
+            f"{complaint}: {len(wrong)} of {len(own)} tensors differ, first '{wrong[0]}' ({here} "
+            f"in the module, {there} in the weights): take a module of the same kind, and its sizes"
         )
     module.load_state_dict(weights, assign=assign)
 

@@ -220,7 +220,7 @@ class ModuleReader(Sections):
     def referenced(self, reference: str | Origin, path: Keys) -> Module | None:
         """The module that ``stage.module`` or ``run:module`` names, if stages are known here."""
         stage, separator, name = split_reference(reference)
-        if not name:
+        if not name or not stage or (separator == "." and "/" in str(reference)):
             self.value_problem(
                 path,
                 f"'{reference}' must be 'stage.module', such as previous.audio, or "

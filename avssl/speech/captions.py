@@ -59,7 +59,7 @@ def lines(words: Sequence[Word]) -> list[Line]:
 
 
 def check_target(path: Path, target: Path) -> None:
-    """Raises UserError where captions of a clip cannot be written to a file."""
+    """Raises UserError where captions cannot be written to a file, before the clip is read."""
     if target.suffix.lower() != ".mp4":
         raise UserError(f"--captions {target} must end in .mp4")
     if target.exists() and path.exists() and target.samefile(path):
@@ -71,6 +71,12 @@ def check_target(path: Path, target: Path) -> None:
         raise UserError(f"--captions {target} cannot be written: name a file in another folder")
 
 
+def check_picture(path: Path, clip: Clip) -> None:
+    """Raises UserError where a scanned file has no picture to write on."""
+    if not clip.has_video:
+        raise UserError(f"{path} has no picture to write captions on: leave --captions out")
+
+
 def write_captions(path: Path, clip: Clip, words: Sequence[Word], target: Path) -> None:
     """Write a copy of a video with its words on it, with its sound.
 
@@ -80,8 +86,7 @@ def write_captions(path: Path, clip: Clip, words: Sequence[Word], target: Path) 
     Raises:
         UserError: there is no picture, or the file cannot be read or written.
     """
-    if not clip.has_video:
-        raise UserError(f"{path} has no picture to write captions on: leave --captions out")
+    check_picture(path, clip)
     start, seconds = extent(clip, video=True)
     stretch = Stretch(
         path, Manifest(path.parent, [clip]).sound_file(clip), clip, start, start + seconds

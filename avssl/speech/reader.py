@@ -126,6 +126,8 @@ class Reader(nn.Module):
         path = Path(folder).expanduser()
         if not (path / READER).is_file() and (path / FOLDER / READER).is_file():
             path = path / FOLDER
+        if not path.exists():
+            raise UserError(f"{folder} is not there")
         if not (path / READER).is_file():
             raise UserError(
                 f"{folder} holds no {READER}: give the run folder of a finished tools/finetune.py"

@@ -167,8 +167,8 @@ class WholeClips(Check):
         seconds = extent(clip, video=self.config.needs_video)[1]
         if frame_count(seconds, self.config) > longest_frames(self.config):
             raise Misfit(
-                f"is {seconds:.2f} s long, data.lengths.longest is {self.config.reach:g}: read it "
-                "in pieces with tools/lipread.py"
+                f"is {seconds:.2f} s long, data.lengths.longest is {self.config.reach:g}: raise "
+                "it, or read the clip in pieces with tools/lipread.py"
             )
         return found
 

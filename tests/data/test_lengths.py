@@ -292,6 +292,7 @@ def test_clips_that_cannot_serve_are_left_out_with_a_reason(folder: Path, scanne
         stretch(scanned, 0, 20, has_audio=False),
         stretch(scanned, 0, 20, width=120),
         stretch(scanned, 0, 20, width=160, height=160),  # a face of LRS2
+        stretch(scanned, 0, 20, width=16, height=16),
     ]
     dataset = ClipDataset(Manifest(folder, clips), CONFIG)
     assert dataset.rows == [0, 3]
@@ -303,18 +304,19 @@ def test_clips_that_cannot_serve_are_left_out_with_a_reason(folder: Path, scanne
         "is 2.40 s long and cannot be cut, for its transcript is read: data.lengths.longest is 2",
         "is 0.32 s long, data.lengths.shortest is 0.4",
         "has no sound",
-        "its picture of 120 x 64 is no mouth crop (square, at most 128 pixels): make crops with "
-        "tools/prepare_lips.py",
+        "its picture of 120 x 64 is no mouth crop (square, 32 to 128 pixels): make crops "
+        "with tools/prepare_lips.py",
         "its picture of 160 x 160 is no mouth crop",
+        "its picture of 16 x 16 is no mouth crop",
     ]
     assert len(reasons) == len(parts)
     for reason, part in zip(reasons, parts, strict=True):
         assert part in reason
-    assert "2 clips serve, 8 are left out" in dataset.describe()
-    assert dataset.counts.startswith("2 used, 8 left out: 2 its picture of 120 x 64 is no mouth")
+    assert "2 clips serve, 9 are left out" in dataset.describe()
+    assert dataset.counts.startswith("2 used, 9 left out: 3 its picture of 120 x 64 is no mouth")
     assert dataset.counts.endswith("; 2 for other reasons")
     assert ClipDataset(Manifest(folder, clips), without_text()).rows == [0, 1, 2, 3, 4, 5]
-    with pytest.raises(UserError, match=r"none of the 2 clips .*prepare_lips"):
+    with pytest.raises(UserError, match=r"none of the 3 clips .*prepare_lips"):
         ClipDataset(Manifest(folder, clips[8:]), CONFIG)
 
 

@@ -167,9 +167,13 @@ def test_misfits_are_told_before_any_data_is_read(mae: Path, tmp_path: Path) -> 
     with pytest.raises(ConfigError) as caught:
         load_experiment(path)
     assert "'weights/mea.pth' is neither a run folder nor a checkpoint" in str(caught.value)
-    shutil.rmtree(tmp_path / "towers")
-    shutil.rmtree(tmp_path / "graphs")
-    shutil.rmtree(tmp_path / "weights")
+    for folder in ("towers", "graphs", "weights"):
+        shutil.rmtree(tmp_path / folder)
+    path = write(tmp_path, mae, depth="3", video_init="/runs/mae")
+    with pytest.raises(ConfigError, match=r"'/runs/mae' must be 'stage.module'.* 'run folder:modu"):
+        load_experiment(path)
+    for folder in ("towers", "graphs", "weights"):
+        shutil.rmtree(tmp_path / folder)
     path = write(tmp_path, mae, depth="3", video_init="weights/mae.pth:audio")
     with pytest.raises(ConfigError, match="has no module 'audio'"):
         load_experiment(path)
@@ -224,3 +228,17 @@ def test_a_hugging_face_folder_is_named_by_its_path(tmp_path: Path) -> None:
 def test_a_reference_gives_the_tensors_of_its_modules(mae: Path) -> None:
     weights = foreign_reference(mae).weights
     assert weights is not None and "image.encoder.blocks.1.norm1.weight" in weights()
+
+
+def test_weights_of_another_size_are_refused_with_both_shapes() -> None:
+    def graph(out: int) -> Graph:
+        modules = {"head": {"type": "linear", "width": 4, "out": out}}
+        nodes = {"h": {"call": "head", "in": {"x": "batch.x"}}}
+        structure = {"inputs": {"x": ["B", 4]}, "modules": modules, "nodes": nodes}
+        return Graph.from_dict({**structure, "outputs": {"out": "h"}})
+
+    sentence = r"2 of 2 tensors .* 'head\.proj\.weight' \(\[3, 4\] in the module, \[5, 4\]"
+    with pytest.raises(UserError, match=sentence):
+        Graph.from_weights(graph(3).spec, graph(5).state_dict())
+    with pytest.raises(UserError, match=r"'head\.proj\.bias' \(\[3\] in the module, missing"):
+        Graph.from_weights(graph(3).spec, {"head.proj.weight": torch.zeros(3, 4)})
