@@ -24,8 +24,8 @@ def register(name: str) -> Callable[[T], T]:
     A block is an ``nn.Module`` with typed keyword arguments, typed forward ports and a class
     attribute ``outputs`` (the names of what ``forward`` returns). Example::
 
-        @register("mean_pool")
-        class MeanPool(nn.Module):
+        @register("pool_tokens")
+        class PoolTokens(nn.Module):
             outputs = ("pooled",)
 
             def forward(self, tokens: Tensor) -> Tensor:

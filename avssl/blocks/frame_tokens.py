@@ -56,8 +56,10 @@ class FillMasked(nn.Module):
     def init_weights(self) -> None:
         init_token(self.token)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: [B, T, D]; mask: [B, T], 1 where masked. Returns [B, T, D]."""
+        if mask is None:
+            return x
         return torch.where(mask.bool()[:, :, None], self.token.to(x.dtype), x)
 
 

@@ -29,15 +29,16 @@ def sincos_1d(position: Tensor, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)  # [N, width]
 
 
-def sincos_table_2d(grid: list[int], width: int) -> Tensor:
-    """Codes of a row-major grid; as in MAE the first half of the channels tells the *column*.
+def sincos_table_2d(grid: list[int], width: int, *, rows_first: bool = False) -> Tensor:
+    """Codes of a row-major grid; the first half of the channels tells the *column*, as in MAE, or
+    the row.
 
     Returns:
         float64 [rows * columns, width].
     """
-    row, column = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
-    halves = [sincos_1d(column.flatten(), width // 2), sincos_1d(row.flatten(), width // 2)]
-    return torch.cat(halves, dim=1)
+    places = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")  # row, column
+    halves = [sincos_1d(place.flatten(), width // 2) for place in places]
+    return torch.cat(halves if rows_first else halves[::-1], dim=1)
 
 
 def sincos_table_3d(grid: list[int], width: int) -> Tensor:
@@ -177,7 +178,7 @@ class Sinusoid3d(_FixedPositions):
 @register("position_table")
 class PositionTable(nn.Module):
     """Adds a table that has rows for the tokens in front, too: learned (ViT, arXiv 2010.11929), or
-    the fixed codes of ``sincos_2d``, with zeros for the tokens in front (MAE, arXiv 2111.06377).
+    fixed, with zeros for the tokens in front (MAE, arXiv 2111.06377).
 
     Args:
         width: D.
@@ -185,7 +186,9 @@ class PositionTable(nn.Module):
         patch: lengths of a patch.
         stride: from one patch to the next where patches overlap; None: side by side.
         prefix: tokens in front of the patches, P.
-        kind: learned | sincos.
+        kind: learned | sincos, the codes of ``sincos_2d`` or ``sincos_3d`` by the number of sizes |
+            sincos_rows, 2-D, where the first half of the channels tells the row, as that of MoCo v3
+            (arXiv 2104.02057) | sinusoid, those of ``sinusoid_3d`` for patches numbered in order.
 
     Example::
 
@@ -205,15 +208,18 @@ class PositionTable(nn.Module):
         patch: list[int],
         stride: list[int] | None = None,
         prefix: int = 0,
-        kind: Literal["learned", "sincos"] = "learned",
+        kind: Literal["learned", "sincos", "sincos_rows", "sinusoid"] = "learned",
     ) -> None:
         super().__init__()
-        if kind == "sincos" and (width % 4 or len(size) != 2):
-            raise ValueError(
-                f"position_table: sincos needs a width divisible by 4 and 2 sizes: {width}, {size}"
-            )
         self.prefix, self.kind = prefix, kind
         self.grid = patch_grid(size, patch, stride)
+        whole = {"sincos": 4 if len(self.grid) == 2 else 16, "sincos_rows": 4, "sinusoid": 2}
+        axes = {"sincos": (2, 3), "sincos_rows": (2,)}.get(kind, (len(self.grid),))
+        if width % whole.get(kind, 1) or len(self.grid) not in axes:
+            raise ValueError(
+                f"position_table: kind {kind} needs a width divisible by {whole.get(kind, 1)} and "
+                f"{' or '.join(map(str, axes))} sizes: {width}, {size}"
+            )
         table = torch.empty(1, torch.Size(self.grid).numel() + prefix, width)
         if kind == "learned":
             self.table = nn.Parameter(table)
@@ -223,10 +229,16 @@ class PositionTable(nn.Module):
     def init_weights(self) -> None:
         if self.kind == "learned":
             nn.init.trunc_normal_(self.table, std=0.02)
+            return
+        width = self.table.shape[2]
+        if self.kind == "sinusoid":
+            codes = sinusoid_table(torch.Size(self.grid).numel(), width)
+        elif len(self.grid) == 3:
+            codes = sincos_table_3d(self.grid, width)
         else:
-            self.table[:, : self.prefix] = 0
-            codes = sincos_table_2d(self.grid, self.table.shape[2])
-            self.table[:, self.prefix :] = codes.to(self.table)
+            codes = sincos_table_2d(self.grid, width, rows_first=self.kind == "sincos_rows")
+        self.table[:, : self.prefix] = 0
+        self.table[:, self.prefix :] = codes.to(self.table)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """x: [B, P + N, D], or [B, P + K, D], the patches `keep` [B, K]. Returns the same shape."""

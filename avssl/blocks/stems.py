@@ -123,6 +123,7 @@ class PatchEmbed3d(nn.Module):
         channels: channels of the input.
         width: D.
         patch: frames, rows and columns of a tubelet, for example [2, 16, 16].
+        trained: False leaves the projection as it is drawn, as MoCo v3 does (arXiv 2104.02057, 4).
 
     Example::
 
@@ -133,12 +134,15 @@ class PatchEmbed3d(nn.Module):
 
     outputs = ("tokens",)
 
-    def __init__(self, *, channels: int, width: int, patch: list[int]) -> None:
+    def __init__(
+        self, *, channels: int, width: int, patch: list[int], trained: bool = True
+    ) -> None:
         super().__init__()
         if len(patch) != 3:
             raise ValueError(f"patch_embed_3d needs a patch of 3 lengths, not {patch}")
         frames, rows, columns = patch
         self.proj = nn.Conv3d(channels, width, (frames, rows, columns), (frames, rows, columns))
+        self.proj.requires_grad_(trained)
 
     def init_weights(self) -> None:
         init_layers(self)

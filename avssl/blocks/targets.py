@@ -12,27 +12,23 @@ from torch import Tensor, nn
 from avssl.errors import UserError
 from avssl.ops.frames import mean_frames, put_frames, take_frames
 from avssl.ops.gather import sum_over_ranks
-from avssl.ops.patches import patch_statistics, patchify
+from avssl.ops.patches import Normalize, normalize_patches, patchify
 from avssl.ops.precision import at_least_float32, without_autocast
 from avssl.registry import register
 
 
 class _Patchify(nn.Module):
-    """Cuts the input into patches; optionally each patch gets mean 0 and variance 1."""
+    """Cuts the input into patches, and normalises these."""
 
     outputs = ("patches",)
 
-    def __init__(self, *, patch: list[int], normalize: bool) -> None:
+    def __init__(self, *, patch: list[int], normalize: Normalize) -> None:
         super().__init__()
         self.patch, self.normalize = list(patch), normalize
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, *size]. Returns [B, N, P], channels last within a patch."""
-        patches = patchify(x, self.patch)  # [B, N, P]
-        if self.normalize:
-            mean, std = patch_statistics(patches)
-            patches = (patches - mean) / std
-        return patches
+        return normalize_patches(patchify(x, self.patch), self.normalize, x.shape[1])
 
 
 @register("patchify_2d")
@@ -41,14 +37,17 @@ class Patchify2d(_Patchify):
 
     Args:
         patch: rows and columns of a patch.
-        normalize: subtract each patch's mean, divide by sqrt(unbiased variance + 1e-6).
+        normalize: none; patch subtracts each patch's mean and divides by sqrt(unbiased variance +
+            1e-6), as MAE; channel does so for each channel of it, as VideoMAE.
 
     Example::
 
         Patchify2d(patch=[16, 16])(torch.randn(2, 1, 1024, 128)).shape  # [2, 512, 256]
     """
 
-    def __init__(self, *, patch: list[int], normalize: bool = True) -> None:
+    def __init__(
+        self, *, patch: list[int], normalize: Literal["none", "patch", "channel"] = "patch"
+    ) -> None:
         if len(patch) != 2:
             raise ValueError(f"patchify_2d needs a patch of 2 lengths, not {patch}")
         super().__init__(patch=patch, normalize=normalize)
@@ -60,14 +59,17 @@ class Patchify3d(_Patchify):
 
     Args:
         patch: frames, rows and columns of a tubelet.
-        normalize: subtract each tubelet's mean, divide by sqrt(unbiased variance + 1e-6).
+        normalize: none; patch subtracts each tubelet's mean and divides by sqrt(unbiased variance +
+            1e-6), as MAE; channel does so for each channel of it, as VideoMAE.
 
     Example::
 
         Patchify3d(patch=[2, 16, 16])(torch.randn(2, 3, 8, 224, 224)).shape  # [2, 784, 1536]
     """
 
-    def __init__(self, *, patch: list[int], normalize: bool = True) -> None:
+    def __init__(
+        self, *, patch: list[int], normalize: Literal["none", "patch", "channel"] = "patch"
+    ) -> None:
         if len(patch) != 3:
             raise ValueError(f"patchify_3d needs a patch of 3 lengths, not {patch}")
         super().__init__(patch=patch, normalize=normalize)

@@ -3,6 +3,8 @@
 Letters: B batch, N tokens of the full grid, K kept tokens, D width.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ class ClsToken(nn.Module):
     Args:
         width: D.
         count: tokens, P; a CLS and a distillation token are 2.
+        std: of their first values; MoCo v3 (arXiv 2104.02057) has 1e-6.
 
     Example::
 
@@ -32,12 +35,13 @@ class ClsToken(nn.Module):
 
     outputs = ("tokens",)
 
-    def __init__(self, *, width: int, count: int = 1) -> None:
+    def __init__(self, *, width: int, count: int = 1, std: float = 0.02) -> None:
         super().__init__()
+        self.std = std
         self.cls_token = nn.Parameter(torch.empty(1, count, width))
 
     def init_weights(self) -> None:
-        init_token(self.cls_token)
+        nn.init.normal_(self.cls_token, std=self.std)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, K, D]. Returns [B, P + K, D]."""
@@ -51,6 +55,7 @@ class RestoreTokens(nn.Module):
 
     Args:
         width: D.
+        prefix: tokens in front of the patches, P.
 
     Example::
 
@@ -61,24 +66,29 @@ class RestoreTokens(nn.Module):
 
     outputs = ("tokens",)
 
-    def __init__(self, *, width: int) -> None:
+    def __init__(self, *, width: int, prefix: int = 1) -> None:
         super().__init__()
+        self.prefix = prefix
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
 
     def init_weights(self) -> None:
         init_token(self.mask_token)
 
     def forward(self, x: Tensor, restore: Tensor) -> Tensor:
-        """x: [B, 1 + K, D], CLS first; restore: int64 [B, N] of a masker. Returns [B, 1 + N, D]."""
-        missing = restore.shape[1] + 1 - x.shape[1]
+        """x: [B, P + K, D]; restore: int64 [B, N] of a masker. Returns [B, P + N, D]."""
+        front, seen = x[:, : self.prefix], x[:, self.prefix :]
+        missing = restore.shape[1] - seen.shape[1]
         masked = self.mask_token.expand(x.shape[0], missing, -1).to(x.dtype)  # [B, N - K, D]
-        patches = gather_tokens(torch.cat([x[:, 1:], masked], dim=1), restore)  # [B, N, D]
-        return torch.cat([x[:, :1], patches], dim=1)  # [B, 1 + N, D]
+        patches = gather_tokens(torch.cat([seen, masked], dim=1), restore)  # [B, N, D]
+        return torch.cat([front, patches], dim=1)  # [B, P + N, D]
 
 
 @register("drop_cls")
 class DropCls(nn.Module):
-    """Drops the leading CLS token.
+    """Drops the tokens in front.
+
+    Args:
+        prefix: how many, P.
 
     Example::
 
@@ -87,32 +97,84 @@ class DropCls(nn.Module):
 
     outputs = ("tokens",)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, 1 + N, D]. Returns [B, N, D]."""
-        return x[:, 1:]
-
-
-@register("mean_pool")
-class MeanPool(nn.Module):
-    """The mean over tokens, without the leading CLS token.
-
-    Args:
-        prefix: tokens in front that are left out, P.
-
-    Example::
-
-        MeanPool()(torch.zeros(2, 513, 768)).shape  # [2, 768]
-    """
-
-    outputs = ("pooled",)
-
     def __init__(self, *, prefix: int = 1) -> None:
         super().__init__()
         self.prefix = prefix
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: [B, P + N, D]. Returns [B, N, D]."""
+        return x[:, self.prefix :]
+
+
+@register("pool_tokens")
+class PoolTokens(nn.Module):
+    """The mean over tokens without those in front, or the first of these.
+
+    Args:
+        prefix: tokens in front, P.
+        kind: mean | cls.
+
+    Example::
+
+        PoolTokens()(torch.zeros(2, 513, 768)).shape  # [2, 768]
+    """
+
+    outputs = ("pooled",)
+
+    def __init__(self, *, prefix: int = 1, kind: Literal["mean", "cls"] = "mean") -> None:
+        super().__init__()
+        if kind == "cls" and prefix == 0:
+            raise ValueError(
+                "pool_tokens: kind cls takes the first of the tokens in front; prefix is 0"
+            )
+        self.prefix, self.kind = prefix, kind
+
+    def forward(self, x: Tensor) -> Tensor:
         """x: [B, P + N, D]. Returns [B, D]."""
-        return x[:, self.prefix :].mean(dim=1)
+        return x[:, 0] if self.kind == "cls" else x[:, self.prefix :].mean(dim=1)
+
+
+@register("clip_pictures")
+class ClipPictures(nn.Module):
+    """Every n-th picture of a clip, as a batch of clips of one picture: what an image teacher sees
+    of a clip (MVD, arXiv 2212.04500, 3.3).
+
+    Args:
+        every: n.
+
+    Example::
+
+        ClipPictures(every=2)(torch.zeros(2, 3, 16, 224, 224)).shape  # [16, 3, 1, 224, 224]
+    """
+
+    outputs = ("pictures",)
+
+    def __init__(self, *, every: int = 1) -> None:
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"clip_pictures: every is {every}; it must be 1 or more")
+        self.every = every
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, C, T, H, W]. Returns [B * ceil(T / n), C, 1, H, W], a clip's pictures in order."""
+        return x[:, :, :: self.every].transpose(1, 2).flatten(0, 1).unsqueeze(2)
+
+
+@register("join_pictures")
+class JoinPictures(nn.Module):
+    """The tokens of the pictures that ``clip_pictures`` gave, clip by clip again.
+
+    Example::
+
+        JoinPictures()(torch.zeros(16, 196, 768), torch.zeros(2, 3, 16, 224, 224)).shape
+        # [2, 8 * 196, 768]
+    """
+
+    outputs = ("tokens",)
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        """x: [B * T, N, D]; like: [B, ...], the clips. Returns [B, T * N, D], t slowest."""
+        return x.unflatten(0, (like.shape[0], -1)).flatten(1, 2)
 
 
 @register("add_vector")

@@ -3,6 +3,8 @@
 Letters: B batch, N tokens, D width, H heads, Dh width of a head.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,6 +89,8 @@ class Transformer(nn.Module):
         mlp_ratio: hidden width of the MLP over D.
         norm_eps: epsilon of the LayerNorms.
         qkv_bias: query, key and value have a bias.
+        qkv_init: how Xavier's rule takes their weights: joint, as one matrix (MAE) | split, each
+            (MoCo v3, arXiv 2104.02057).
         drop_path: rate of dropped branches in the last block, rising linearly from 0 in the first.
 
     Example::
@@ -107,6 +111,7 @@ class Transformer(nn.Module):
         mlp_ratio: float = 4.0,
         norm_eps: float = 1e-6,
         qkv_bias: bool = True,
+        qkv_init: Literal["joint", "split"] = "joint",
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -127,10 +132,15 @@ class Transformer(nn.Module):
             )
             for i in range(depth)
         )
+        self.qkv_init = qkv_init
         self.checkpoint_activations = False
 
     def init_weights(self) -> None:
         init_layers(self)
+        if self.qkv_init == "split":
+            for block in self.blocks:
+                for part in block.attn.qkv.weight.chunk(3):  # type: ignore[union-attr, operator]
+                    nn.init.xavier_uniform_(part)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, N, D]. Returns [B, N, D]."""
@@ -152,7 +162,7 @@ class TappedTransformer(Transformer):
     read, as of a teacher, no later block runs.
 
     Args:
-        width, depth, heads, mlp_ratio, norm_eps, qkv_bias, drop_path: as of ``transformer``.
+        width, depth, heads, mlp_ratio, norm_eps, qkv_bias, qkv_init, drop_path: of ``transformer``.
         tap: number of the block, from 1; None: the last.
 
     Example::
@@ -173,6 +183,7 @@ class TappedTransformer(Transformer):
         mlp_ratio: float = 4.0,
         norm_eps: float = 1e-6,
         qkv_bias: bool = True,
+        qkv_init: Literal["joint", "split"] = "joint",
         drop_path: float = 0.0,
         tap: int | None = None,
     ) -> None:
@@ -183,6 +194,7 @@ class TappedTransformer(Transformer):
             mlp_ratio=mlp_ratio,
             norm_eps=norm_eps,
             qkv_bias=qkv_bias,
+            qkv_init=qkv_init,
             drop_path=drop_path,
         )
         if tap is not None and not 1 <= tap <= depth:
@@ -191,7 +203,7 @@ class TappedTransformer(Transformer):
 
     def forward(self, read: tuple[str, ...], /, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """x: [B, N, D]. Returns tokens and tap, [B, N, D] each, without what is not in `read`."""
-        tap = self._run(x, 0, self.tap)
-        if "tokens" not in read:
-            return {"tap": tap}
-        return {"tap": tap, "tokens": self._run(tap, self.tap, len(self.blocks))}
+        found = {"tap": self._run(x, 0, self.tap)}
+        if "tokens" in read:
+            found["tokens"] = self._run(found["tap"], self.tap, len(self.blocks))
+        return {port: found[port] for port in read}

@@ -69,12 +69,31 @@ class FramesConfig:
     # training: random short side in [low, high] and a random crop, e.g. [256, 320]; null: short
     # side = size and the centre crop, which evaluation always uses
     short_side: list[int] | None = None
+    # training: a crop of this share of the picture's area, [low, high], and of a width over height
+    # between `aspect`, resized to `size` (Inception's crop); null: none
+    area: list[float] | None = None
+    aspect: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
+    # training: multi-scale crops (TSN, VideoMAE): sides of these shares of the short side, at most
+    # one step apart, at one of 13 places; null: none
+    scales: list[float] | None = None
     flip: float = 0.0  # training: probability of a horizontal flip
+    # training, alike in all pictures of a clip, as MoCo v3: brightness, contrast, saturation and
+    # hue at most, with probability jitter_share; grey; blur with sigma 0.1 to 2; solarise
+    jitter: list[float] | None = None
+    jitter_share: float = 0.8
+    grey: float = 0.0
+    blur: float = 0.0
+    solarise: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one clip: [3, T, H, W]."""
         return (3, self.frames, self.size, self.size)
+
+    @property
+    def colours(self) -> bool:
+        """Whether training changes colours."""
+        return self.jitter is not None or max(self.grey, self.blur, self.solarise) > 0
 
     def times(self, window: float, length: float, draw: float = 0.5) -> np.ndarray:
         """When the pictures of a window are shown, s from its start, [frames].
@@ -92,8 +111,24 @@ class FramesConfig:
             positive(self, "seconds")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std need three numbers each (R, G, B), std above 0")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip is a probability, found {self.flip}")
+        for name in ("flip", "jitter_share", "grey", "blur", "solarise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, found {getattr(self, name)}")
+        if sum(item is not None for item in (self.short_side, self.area, self.scales)) > 1:
+            raise ValueError("short_side, area and scales are three ways to crop: give one")
+        for name, most in (("area", 1.0), ("aspect", np.inf)):
+            pair = getattr(self, name)
+            if pair is not None and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
+                raise ValueError(f"{name} needs [low, high] above 0, found {pair}")
+        if self.scales is not None and not all(0 < scale <= 1 for scale in self.scales or [0]):
+            raise ValueError(f"scales are shares of the short side, found {self.scales}")
+        if self.jitter is not None and not (
+            len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5
+        ):
+            raise ValueError(
+                "jitter needs brightness, contrast, saturation and hue (at most 0.5), found "
+                f"{self.jitter}"
+            )
         if self.short_side is not None:
             if (
                 len(self.short_side) != 2

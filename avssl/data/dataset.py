@@ -4,8 +4,10 @@ Letters: B batch, N samples or clips, T pictures, frames or filterbank rows, F m
 and width, K samples of a frame, U units of a transcript, V real frames of a batch.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.data.length_config import TextConfig
 from avssl.data.lengths import read_stretch
 from avssl.data.manifest import Clip, Manifest
-from avssl.data.media import MediaError, read_clip_sound, read_pictures
+from avssl.data.media import MediaError, read_clip_sound, read_pictures, scaled_size
 from avssl.data.timed import TimedCaller
 from avssl.data.usable import Check, Misfit, by_reason, extent, in_share, nothing_usable
 from avssl.errors import UserError
@@ -278,10 +280,34 @@ class ClipDataset(Dataset[Sample]):
         if self.training and recipe.flip:
             flip = bool(random.random() < recipe.flip)
         path = self.root / clip.path
-        pictures = read_pictures(path, clip, times, short_side=short_side)  # [T, H, W, 3]
-        top = round((pictures.shape[1] - recipe.size) * down)
-        left = round((pictures.shape[2] - recipe.size) * across)
-        pictures = pictures[:, top : top + recipe.size, left : left + recipe.size]
+        if self.training and (recipe.area is not None or recipe.scales is not None):
+            pictures = _cropped(path, clip, times, recipe, random)  # [T, S, S, 3]
+        else:
+            pictures = read_pictures(path, clip, times, short_side=short_side)  # [T, H, W, 3]
+            top = round((pictures.shape[1] - recipe.size) * down)
+            left = round((pictures.shape[2] - recipe.size) * across)
+            pictures = pictures[:, top : top + recipe.size, left : left + recipe.size]
+        if self.training and recipe.colours:
+            from avssl.data.augment import coloured
+
+            pictures = coloured(pictures, recipe, random)
         if flip:
             pictures = pictures[:, :, ::-1]
         return np.ascontiguousarray(pictures.transpose(3, 0, 1, 2))  # [3, T, H, W]
+
+
+def _cropped(
+    path: Path, clip: Clip, times: np.ndarray, recipe: FramesConfig, random: np.random.Generator
+) -> np.ndarray:
+    """A random part of the pictures, uint8 [T, S, S, 3], read as large as that needs."""
+    from avssl.data.augment import draw_box, resized
+
+    width, height = scaled_size(clip, None)
+    box = draw_box((height, width), recipe, random)
+    scale = min(1.0, recipe.size / min(box[2:]))  # the file is not read larger than it is
+    short_side = math.ceil(min(width, height) * scale)
+    pictures = read_pictures(path, clip, times, short_side=short_side)
+    down, across = pictures.shape[1] / height, pictures.shape[2] / width
+    top, left = round(box[0] * down), round(box[1] * across)
+    bottom, right = top + max(1, round(box[2] * down)), left + max(1, round(box[3] * across))
+    return resized(pictures[:, top:bottom, left:right], recipe.size)

@@ -4,10 +4,11 @@ Letters: B batch (this rank's share of the global batch).
 """
 
 import copy
+import dataclasses
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
@@ -68,6 +69,7 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     device: torch.device | str = "cpu",
+    inputs: Collection[str] | None = None,
 ) -> "Loader":
     """Batches of the steps start_step to steps - 1, shuffled anew each epoch, without end.
 
@@ -80,12 +82,13 @@ def make_loader(
             `avssl.train.parallel.start` has found to be a multiple of `world`; with data.lengths,
             batches are multiples of `world`, so that another number of processes has others.
         device: where the batches go; pictures are normalised there.
+        inputs: those of `data.inputs` that are read; None: all. Which clips serve is up to all.
 
     Raises:
         UserError: the batch is larger than the data set.
     """
     steps_per_epoch(dataset, config, world=world)
-    dataset = copy.copy(dataset)
+    dataset = _reading(dataset, inputs)
     dataset.seed = seed
     batches: Sequence[list[Item]]
     if dataset.sizes is not None:
@@ -106,7 +109,16 @@ def make_loader(
             rank=rank,
             world=world,
         )
-    return Loader(dataset, config, batches, device=device)
+    return Loader(dataset, dataset.config, batches, device=device)
+
+
+def _reading(dataset: ClipDataset, inputs: Collection[str] | None) -> ClipDataset:
+    """A copy that makes these inputs alone."""
+    dataset = copy.copy(dataset)
+    if inputs is not None:
+        made = {name: item for name, item in dataset.config.inputs.items() if name in inputs}
+        dataset.config = dataclasses.replace(dataset.config, inputs=made)
+    return dataset
 
 
 def make_eval_loader(
@@ -115,11 +127,14 @@ def make_eval_loader(
     *,
     clips: int | None = None,
     device: torch.device | str = "cpu",
+    inputs: Collection[str] | None = None,
 ) -> "Loader":
     """Each clip once, in order, the last batch shorter; with `clips`, that many evenly spread.
 
-    With data.lengths the shortest come first, in batches within the budget.
+    With data.lengths the shortest come first, in batches within the budget. `inputs` as of
+    `make_loader`.
     """
+    dataset = _reading(dataset, inputs)
     number = len(dataset) if clips is None else min(clips, len(dataset))
     indices = [index * len(dataset) // number for index in range(number)]
     batches: list[list[Item]]
@@ -128,10 +143,10 @@ def make_eval_loader(
             [(0, index, padding(dataset.sizes, rows)) for index in rows]
             for rows in by_length(dataset.sizes, indices, config.lengths.budget)
         ]
-        return Loader(dataset, config, batches, device=device)
+        return Loader(dataset, dataset.config, batches, device=device)
     chosen: list[Item] = [(0, index) for index in indices]
     batches = [chosen[i : i + config.batch] for i in range(0, number, config.batch)]
-    return Loader(dataset, config, batches, device=device)
+    return Loader(dataset, dataset.config, batches, device=device)
 
 
 class Loader:

@@ -94,11 +94,12 @@ def embed_each(
     device: torch.device | str,
     clips: int | None = None,
 ) -> dict[str, Features]:
-    """`embed` for several graphs with the same towers; the loader is read once."""
+    """`embed` for several graphs; the loader is read once. A graph may lack some of the towers, and
+    has no features of those."""
     modules = {
         (model, name): _find(graph, name, source)
-        for model, graph in graphs.items()
         for name, source in towers.items()
+        for model, graph in _with_tower(graphs, source).items()
     }
     rows: dict[tuple[str, str], list[Tensor]] = {key: [] for key in modules}
     labels: list[Tensor] = []
@@ -125,7 +126,7 @@ def embed_each(
     index = _once(torch.cat(numbers)[:clips])
     features = {
         model: Features(
-            {name: torch.cat(rows[model, name])[index] for name in towers},
+            {name: torch.cat(rows[model, name])[index] for name in towers if (model, name) in rows},
             torch.cat(labels)[index],
             torch.cat(numbers)[index],
         )
@@ -140,6 +141,12 @@ def embed_each(
                 f"{len(x)} clips: the model diverged; lower `train.lr` or look at its loss curve"
             )
     return features
+
+
+def _with_tower(graphs: Mapping[str, nn.Module], source: str) -> dict[str, nn.Module]:
+    """The graphs that have the module of a tower; all of them if none has."""
+    name = source.partition(".")[0]
+    return {model: graph for model, graph in graphs.items() if name in graph._modules} or {**graphs}
 
 
 def _extra(module: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from avssl.eval.features import Features
 from avssl.eval.metrics import cosine
 from avssl.eval.probes import SUBSET, retrievals
-from avssl.ops.patches import patch_statistics, patchify, unpatchify
+from avssl.ops.patches import Normalize, patchify, restore_patches, unpatchify
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,20 +33,18 @@ def reconstruct(
     mask: Tensor,
     *,
     patch: Sequence[int],
-    normalized: bool,
+    normalize: Normalize,
 ) -> tuple[Tensor, Tensor]:
     """The input with masked patches as NaN, and the input as the decoder predicts it.
 
     input: [B, C, T, F] or [B, C, T, H, W]. prediction: [B, N, P] in the order of
     `avssl.ops.patches.patchify`. mask: [B, N], non-zero where masked.
-    normalized: predictions are in units of each patch's own mean and deviation, which are taken
-    from the input. Visible patches, which no loss trains, show the input.
+    normalize: how the targets of the predictions were; their statistics are taken from the input.
+    Visible patches, which no loss trains, show the input.
     """
     size = input.shape[2:]
     patches = patchify(input, patch)  # [B, N, P]
-    if normalized:
-        mean, deviation = patch_statistics(patches)
-        prediction = prediction * deviation + mean
+    prediction = restore_patches(prediction, patches, normalize, input.shape[1])
     hidden = mask.bool().unsqueeze(-1)  # [B, N, 1]
     masked = torch.where(hidden, torch.nan, patches)
     shown = torch.where(hidden, prediction, patches)

@@ -147,14 +147,16 @@ def _retrieval(title: str, models: Mapping[str, Mapping[str, Retrieval]]) -> She
         arrow = way.replace("_to_", " → ")
         columns += [f"{arrow} R@1", "R@5", "median rank"]
     rows = [
-        [name, *(cell for way in ways for cell in _recalls(found[way]))]
+        [name, *(cell for way in ways for cell in _recalls(found.get(way)))]
         for name, found in models.items()
     ]
     chance = [_percent(1 / clips), _percent(min(1.0, 5 / clips)), f"{(clips + 1) / 2:g}"]
     return Sheet(title, columns, [*rows, ["chance", *chance * len(ways)]])
 
 
-def _recalls(found: Retrieval) -> list[str]:
+def _recalls(found: Retrieval | None) -> list[str]:
+    if found is None:  # a stage without one of the towers
+        return ["-"] * 3
     return [_percent(found.r1), _percent(found.r5), f"{found.median_rank:g}"]
 
 
@@ -165,8 +167,13 @@ def _probes(models: Mapping[str, Evaluation], first: Evaluation) -> Sheet:
     columns += [f"RankMe {name}" for name in first.rankme]
     rows = []
     for name, model in models.items():
-        shares = [*model.linear.values(), *model.knn.values()]
-        rows.append([name, *map(_percent, shares), *(f"{x:.1f}" for x in model.rankme.values())])
+        shares = [
+            _percent(found[subject]) if subject in found else "-"
+            for known, found in ((first.linear, model.linear), (first.knn, model.knn))
+            for subject in known
+        ]
+        ranks = [f"{model.rankme[x]:.1f}" if x in model.rankme else "-" for x in first.rankme]
+        rows.append([name, *shares, *ranks])
     if not first.linear:
         return Sheet("Effective rank of the test features", columns, rows)
     always = _percent(first.majority)

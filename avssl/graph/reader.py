@@ -26,6 +26,7 @@ from avssl.graph.spec import (
     Input,
     Log,
     Node,
+    Normalize,
     Reference,
     Source,
 )
@@ -255,7 +256,7 @@ class _Reader(ModuleReader):
                 self.spec.log[name] = Log(name, {"value": source})
             return
         ports = ("input", "prediction", "mask")
-        if not self.keys(value, path, ("picture", *ports, "patch", "normalized"), f"log '{name}'"):
+        if not self.keys(value, path, ("picture", *ports, "patch", "normalize"), f"log '{name}'"):
             return
         if value.get("picture") != "reconstruction":
             self.problem(path, f"log '{name}' is 'node.port' or {{picture: reconstruction, ...}}.")
@@ -270,9 +271,9 @@ class _Reader(ModuleReader):
             return
         try:
             patch = convert(patch, list[int])
-            normalized = convert(value.get("normalized", False), bool)
+            normalize = convert(value.get("normalize", "none"), Normalize)
         except Mismatch as expected:
-            self.problem(path, f"'patch' and 'normalized' of log '{name}': expected {expected}.")
+            self.problem(path, f"'patch' and 'normalize' of log '{name}': expected {expected}.")
             return
         if len(sources) == len(ports):
-            self.spec.log[name] = Log(name, sources, "reconstruction", tuple(patch), normalized)
+            self.spec.log[name] = Log(name, sources, "reconstruction", tuple(patch), normalize)

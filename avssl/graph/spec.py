@@ -10,6 +10,7 @@ from avssl.registry import Catalogue, Signature
 from avssl.schedules import Schedule
 
 Statistics = Literal["running", "batch"]
+Normalize = Literal["none", "patch", "channel"]  # of patches, see avssl.ops.patches
 STATISTICS: tuple[Statistics, ...] = get_args(Statistics)
 
 
@@ -128,7 +129,7 @@ class Log:
     sources: dict[str, Source]
     picture: str | None = None
     patch: tuple[int, ...] = ()
-    normalized: bool = False
+    normalize: Normalize = "none"
 
 
 @dataclass

@@ -39,6 +39,8 @@ class InfoNce(nn.Module):
         temperature: divides the cosines; a small one sharpens.
         two_way: the mean of both directions, a to b and b to a.
         gather: negatives come from all ranks (with gradients), not from this one alone.
+        rescale: multiply by twice the temperature, as MoCo v3 (arXiv 2104.02057), so that gradients
+            do not depend on it so much.
 
     Example::
 
@@ -47,11 +49,19 @@ class InfoNce(nn.Module):
 
     outputs = ("loss",)
 
-    def __init__(self, *, temperature: float, two_way: bool = False, gather: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        two_way: bool = False,
+        gather: bool = True,
+        rescale: bool = False,
+    ) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"info_nce needs a temperature above 0, not {temperature}")
         self.temperature, self.two_way, self.gather = temperature, two_way, gather
+        self.factor = 2 * temperature if rescale else 1.0
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """a, b: [B, D]. Returns a float32 scalar."""
@@ -60,7 +70,7 @@ class InfoNce(nn.Module):
 
     def _one_way(self, a: Tensor, b: Tensor) -> Tensor:
         cosines, positives = _similarity(a, b, gather=self.gather)  # [B, G], [B]
-        return F.cross_entropy(cosines / self.temperature, positives)
+        return self.factor * F.cross_entropy(cosines / self.temperature, positives)
 
 
 @register("contrast_health")

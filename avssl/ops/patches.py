@@ -5,8 +5,11 @@ Letters: B batch, C channels, N patches, P values of a patch.
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
+
+Normalize = Literal["none", "patch", "channel"]
 
 
 def patch_grid(
@@ -80,16 +83,38 @@ def unpatchify(patches: Tensor, size: Sequence[int], patch: Sequence[int]) -> Te
     return x.permute(0, 1 + 2 * axes, *pairs).reshape(x.shape[0], -1, *size)
 
 
-def patch_statistics(patches: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """Mean and sqrt(unbiased variance + eps) of each patch, as MAE normalises its targets.
+def normalize_patches(patches: Tensor, kind: Normalize, channels: int) -> Tensor:
+    """Patches [B, N, P] as targets of reconstruction: as they are (none), or with mean 0 and
+    variance 1 (patch, as MAE), channel by channel (channel, as VideoMAE)."""
+    mean, deviation = patch_statistics(patches, kind, channels)
+    return (patches - mean) / deviation
+
+
+def restore_patches(prediction: Tensor, patches: Tensor, kind: Normalize, channels: int) -> Tensor:
+    """Undo ``normalize_patches`` by the statistics of the true patches: [B, N, P] each."""
+    mean, deviation = patch_statistics(patches, kind, channels)
+    return prediction * deviation + mean
+
+
+def patch_statistics(patches: Tensor, kind: Normalize, channels: int) -> tuple[Tensor, Tensor]:
+    """What each patch is centred by and divided by: for ``patch`` its mean and sqrt(unbiased
+    variance + 1e-6), for ``channel`` mean and unbiased deviation + 1e-6 of each channel in it.
 
     Args:
-        patches: [B, N, P].
+        patches: [B, N, P], channels last in a patch.
 
     Returns:
-        two tensors [B, N, 1].
+        two tensors that broadcast to [B, N, P].
     """
+    if kind == "none":
+        return patches.new_zeros(()), patches.new_ones(())
+    if kind == "channel":
+        parts = patches.unflatten(2, (-1, channels))  # [B, N, P / C, C]
+        mean = parts.mean(2, keepdim=True)  # [B, N, 1, C]
+        variance = (parts - mean).square().sum(2, keepdim=True) / (parts.shape[2] - 1)
+        both = (mean, variance.sqrt() + 1e-6)
+        return tuple(x.expand_as(parts).flatten(2) for x in both)  # type: ignore[return-value]
     mean = patches.mean(-1, keepdim=True)  # [B, N, 1]
     # torch.var runs Welford's recurrence, which is several times slower on a CPU.
     variance = (patches - mean).square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)
-    return mean, (variance + eps).sqrt()  # [B, N, 1]
+    return mean, (variance + 1e-6).sqrt()  # [B, N, 1]

@@ -19,7 +19,7 @@ from avssl.data.source import open_source
 from avssl.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from avssl.data.config import DataConfig
     from avssl.data.manifest import Manifest
@@ -108,8 +108,8 @@ class Clips:
             "classes": len(self.manifest.classes()),
         }
 
-    def batches(self, *, seed: int, start: int, steps: int) -> Loader:
-        """This rank's share of the batches of steps `start` to `steps` - 1."""
+    def batches(self, *, seed: int, start: int, steps: int, inputs: Collection[str]) -> Loader:
+        """This rank's share of the batches of steps `start` to `steps` - 1, with these inputs."""
         return make_loader(
             self._dataset("train", training=True),
             self.config,
@@ -119,12 +119,15 @@ class Clips:
             rank=self.world.rank,
             world=self.world.size,
             device=self.world.device,
+            inputs=inputs,
         )
 
-    def split(self, name: str, *, clips: int | None = None) -> Loader:
+    def split(
+        self, name: str, *, clips: int | None = None, inputs: Collection[str] | None = None
+    ) -> Loader:
         """Each clip of a split once, without augmentation; all of them on every rank that asks."""
-        dataset = self._dataset(name, training=False)
-        return make_eval_loader(dataset, self.config, clips=clips, device=self.world.device)
+        dataset, device = self._dataset(name, training=False), self.world.device
+        return make_eval_loader(dataset, self.config, clips=clips, device=device, inputs=inputs)
 
     def _dataset(self, split: str, *, training: bool) -> ClipDataset:
         key = (split, training)

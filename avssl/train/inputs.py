@@ -47,7 +47,9 @@ def check_inputs(
                 sentence = f"data.inputs makes no '{name}'."
                 problems.add(place, sentence, unknown=name, known=data.inputs)
     for name, source in towers.items():
-        for stage, spec in specs.items():
+        module = source.partition(".")[0]
+        having = {stage: spec for stage, spec in specs.items() if module in spec.modules}
+        for stage, spec in (having or specs).items():
             _check_tower(document, ("probe", "towers", name), source, stage, spec, problems)
 
 

@@ -91,7 +91,10 @@ def train_stage(session: Session, instance: Instance) -> bool:
     world.first(lambda: folder.keep_metrics(stage.name, stage.start))
     _say(world, describe(stage, world, compiled=session.experiment.config.train.compile))
     batches = session.clips.batches(
-        seed=stage.recipe.seed, start=stage.start, steps=stage.recipe.steps
+        seed=stage.recipe.seed,
+        start=stage.start,
+        steps=stage.recipe.steps,
+        inputs=stage.graph.inputs,
     )
     with ExitStack() as stack:
         writer = stack.enter_context(

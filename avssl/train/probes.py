@@ -57,7 +57,8 @@ def online(session: Session, graph: Graph, stage: str, step: int) -> dict[str, f
         return {}
     figures: dict[str, float] = {}
     if config.towers:
-        figures = probe(graph, config, {"val": session.clips.split("val", clips=config.clips)})
+        loader = session.clips.split("val", clips=config.clips, inputs=config.towers)
+        figures = probe(graph, config, {"val": loader})
     if config.pictures:
         _draw_reconstructions(session, graph, session.folder.pictures / stage / f"step-{step:06d}")
         if world.main and step:
@@ -70,7 +71,7 @@ def _draw_reconstructions(session: Session, graph: Graph, folder: Path) -> None:
     entries = {name: entry for name, entry in graph.log.items() if entry.picture is not None}
     if not entries:
         return
-    first = next(iter(session.clips.split("val", clips=4)))
+    first = next(iter(session.clips.split("val", clips=4, inputs=graph.inputs)))
     batch = {
         name: first[name][:4].to(session.world.device) for name in graph.inputs if name in first
     }
@@ -100,7 +101,7 @@ def _draw(
         source["prediction"].float(),
         source["mask"],
         patch=entry.patch,
-        normalized=entry.normalized,
+        normalize=entry.normalize,
     )
     if source["input"].ndim == 4:
         spectrogram_picture(path, source["input"], masked, shown, title=title)
@@ -119,9 +120,10 @@ def final_table(session: Session) -> None:
     results: dict[str, Evaluation] = {}
     if config.probe.towers and config.probe.final:
         print("measuring the untrained model and each stage on the test split", flush=True)
-        models = {"untrained": _towers(session, instances[0], trained=False)}
+        models = {"untrained": _untrained(session)}
         models |= {item.name: _towers(session, item, trained=True) for item in instances}
-        loaders = {split: session.clips.split(split) for split in ("train", "test")}
+        inputs = config.probe.towers
+        loaders = {split: session.clips.split(split, inputs=inputs) for split in ("train", "test")}
         found = final_evaluation(models, config.probe, loaders)
         results = {name: evaluation for name, (evaluation, _) in found.items()}
         write_results(session.folder.path, results)
@@ -135,6 +137,14 @@ def final_table(session: Session) -> None:
     if config.probe.pictures:
         curves_picture(session.folder.pictures / "curves.png", session.folder.metrics)
     write_card(session.folder.path, _card(session, results))
+
+
+def _untrained(session: Session) -> nn.ModuleDict:
+    """Each probed module as the first stage that has it starts it."""
+    towers = nn.ModuleDict()
+    for instance in reversed(session.experiment.instances):
+        towers.update(_towers(session, instance, trained=False))
+    return towers
 
 
 def _towers(session: Session, instance: Instance, *, trained: bool) -> nn.ModuleDict:

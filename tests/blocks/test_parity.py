@@ -85,7 +85,7 @@ class Mae(nn.Module):
         )
         self.decoder_norm = LayerNorm(width=decoder_width)
         self.head = PatchHead(width=decoder_width, patch=patch, channels=3)
-        self.targets = Patchify2d(patch=patch, normalize=config.norm_pix_loss)
+        self.targets = Patchify2d(patch=patch, normalize="patch" if config.norm_pix_loss else "none")
         self.loss = TokenRegression()
         for module in self.children():
             if hasattr(module, "init_weights"):
@@ -180,5 +180,5 @@ def test_mae_from_our_blocks_is_transformers_mae(
     assert torch.equal(mask, expected.mask)
     torch.testing.assert_close(prediction, expected.logits, **EXACT)
     torch.testing.assert_close(loss, expected.loss, **EXACT)
-    patches = Patchify2d(patch=[8, 8], normalize=False)(image)
+    patches = Patchify2d(patch=[8, 8], normalize="none")(image)
     assert torch.equal(patches, theirs.patchify(image))

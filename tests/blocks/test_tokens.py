@@ -8,7 +8,7 @@ from avssl.blocks.tokens import (
     ClsToken,
     ConcatTokens,
     DropCls,
-    MeanPool,
+    PoolTokens,
     RestoreTokens,
     SplitTokens,
 )
@@ -21,7 +21,7 @@ def test_cls_is_in_front_and_left_out_of_the_mean() -> None:
     with_cls = cls(x)
     assert torch.equal(with_cls[:, 0], cls.cls_token[0].expand(2, -1))
     assert torch.equal(DropCls()(with_cls), x)
-    torch.testing.assert_close(MeanPool()(with_cls), x.mean(1))
+    torch.testing.assert_close(PoolTokens()(with_cls), x.mean(1))
 
 
 def test_restored_order() -> None:
@@ -43,7 +43,7 @@ def test_tubelets_run_over_time_rows_columns_then_channels() -> None:
     shape = (1, 3, 4, 4, 4)
     axes = torch.meshgrid(*(torch.arange(n) for n in shape[1:]), indexing="ij")
     clip = sum(axis * 10**power for axis, power in zip(axes, (3, 2, 1, 0), strict=True))
-    patches = Patchify3d(patch=[2, 2, 2], normalize=False)(clip.expand(shape).float())
+    patches = Patchify3d(patch=[2, 2, 2], normalize="none")(clip.expand(shape).float())
     assert patches.shape == (1, 8, 24)
     assert patches[0, 0, :6].tolist() == [0, 1000, 2000, 1, 1001, 2001]  # channels, then columns
     assert patches[0, 0, 12].item() == 100  # the second frame of the tubelet
@@ -53,8 +53,8 @@ def test_tubelets_run_over_time_rows_columns_then_channels() -> None:
 
 def test_patch_normalisation_is_per_patch_with_the_unbiased_variance() -> None:
     x = torch.randn(2, 3, 4, 4, 4) * 5 + 3
-    normalised = Patchify3d(patch=[2, 2, 2], normalize=True)(x)
-    plain = Patchify3d(patch=[2, 2, 2], normalize=False)(x)
+    normalised = Patchify3d(patch=[2, 2, 2], normalize="patch")(x)
+    plain = Patchify3d(patch=[2, 2, 2], normalize="none")(x)
     variance = (plain - plain.mean(-1, keepdim=True)).square().sum(-1, keepdim=True) / 23
     expected = (plain - plain.mean(-1, keepdim=True)) / (variance + 1e-6).sqrt()
     torch.testing.assert_close(normalised, expected)

@@ -10,23 +10,27 @@ import torch
 from avssl.eval import curves, pictures, report
 from avssl.eval.features import Features
 from avssl.eval.probes import evaluate
-from avssl.ops.patches import patchify, unpatchify
+from avssl.ops.patches import Normalize, patchify, unpatchify
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@pytest.mark.parametrize("normalized", [True, False])
-def test_a_perfect_prediction_gives_the_input(normalized: bool) -> None:
+@pytest.mark.parametrize("normalize", ["none", "patch", "channel"])
+def test_a_perfect_prediction_gives_the_input(normalize: Normalize) -> None:
     x = torch.randn(2, 3, 4, 32, 32) * 3 + 1
     patches = patchify(x, (2, 16, 16))
     mask = torch.zeros(2, 8)
     mask[:, 2:] = 1
     target = patches
-    if normalized:  # unbiased variance + 1e-6, as the loss normalises its target
+    if normalize == "patch":  # unbiased variance + 1e-6, as the loss normalises its target
         target = (patches - patches.mean(-1, keepdim=True)) / (
             patches.var(-1, keepdim=True) + 1e-6
         ).sqrt()
-    masked, shown = pictures.reconstruct(x, target, mask, patch=[2, 16, 16], normalized=normalized)
+    if normalize == "channel":
+        cubes = patches.unflatten(2, (-1, 3))
+        cubes = (cubes - cubes.mean(2, keepdim=True)) / (cubes.std(2, keepdim=True) + 1e-6)
+        target = cubes.flatten(2)
+    masked, shown = pictures.reconstruct(x, target, mask, patch=[2, 16, 16], normalize=normalize)
     assert torch.allclose(shown, x, atol=1e-5)
     assert torch.equal(masked.isnan(), unpatchify(
         mask.unsqueeze(-1).expand_as(patches), (4, 32, 32), (2, 16, 16)).bool())  # fmt: skip
@@ -36,7 +40,7 @@ def test_visible_patches_show_the_input() -> None:
     x = torch.randn(1, 1, 16, 16)
     zeros = torch.zeros(1, 4, 64)
     mask = torch.tensor([[0, 1, 1, 1]])
-    _, pasted = pictures.reconstruct(x, zeros, mask, patch=[8, 8], normalized=False)
+    _, pasted = pictures.reconstruct(x, zeros, mask, patch=[8, 8], normalize="none")
     assert torch.equal(pasted[..., :8, :8], x[..., :8, :8]) and (pasted[..., 8:, :] == 0).all()
 
 
@@ -55,14 +59,14 @@ def not_blank(path: Path) -> bool:
 def test_pictures_are_written(tmp_path: Path) -> None:
     audio, mask = torch.randn(3, 1, 32, 16), torch.tensor([[0, 1]] * 3)
     prediction = torch.zeros(3, 2, 256)
-    parts = pictures.reconstruct(audio, prediction, mask, patch=[16, 16], normalized=True)
+    parts = pictures.reconstruct(audio, prediction, mask, patch=[16, 16], normalize="patch")
     path = tmp_path / "new" / "audio.png"
     pictures.spectrogram_picture(path, audio, *parts, title="audio")
     assert not_blank(path)
 
     video, mask = torch.randn(1, 3, 4, 32, 32), torch.tensor([[0, 1, 1, 1, 1, 1, 1, 0]])
     prediction = torch.zeros(1, 8, 1536)
-    parts = pictures.reconstruct(video, prediction, mask, patch=[2, 16, 16], normalized=True)
+    parts = pictures.reconstruct(video, prediction, mask, patch=[2, 16, 16], normalize="patch")
     path = tmp_path / "video.png"
     pictures.video_picture(path, video, *parts, title="video", mean=MEAN, std=STD)
     assert not_blank(path)

@@ -30,7 +30,7 @@ modules:
     {type: transformer, width: "${args.width}", depth: "${args.depth}", heads: "${args.heads}",
      norm_eps: "${args.norm_eps}"}
   norm: {type: layer_norm, width: "${args.width}", eps: "${args.norm_eps}"}
-  pool: {type: mean_pool}
+  pool: {type: pool_tokens}
 nodes:
   patches: {call: stem, in: {x: batch.x, keep: batch.keep}}
   placed: {call: positions, in: {x: patches, keep: batch.keep}}

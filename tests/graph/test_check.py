@@ -20,7 +20,7 @@ modules:
   stem: {type: patch_embed_2d, channels: 1, width: "${args.width}", patch: [16, 16]}
   mask: {type: random_mask, ratio: "${args.ratio}", patch: [16, 16]}
   blocks: {type: transformer, width: "${args.width}", depth: 1, heads: 2}
-  pool: {type: mean_pool}
+  pool: {type: pool_tokens}
   cls: {type: cls_token, width: "${args.width}"}
   nce: {type: info_nce, temperature: 0.1}
 nodes:
@@ -62,9 +62,9 @@ ONE_MISTAKE = {
         "22:1: unknown section 'lossses'. Did you mean 'losses'?",
     ),
     "unknown block": (
-        "type: mean_pool",
+        "type: pool_tokens",
         "type: mean_pol",
-        "8:16: there is no block 'mean_pol'. Did you mean 'mean_pool'?",
+        "8:16: there is no block 'mean_pol'. Did you mean 'pool_tokens'?",
     ),
     "unknown argument": (
         "heads: 2}",
@@ -108,13 +108,13 @@ ONE_MISTAKE = {
         None,
     ),
     "double key": (
-        "  pool: {type: mean_pool}\n",
-        "  pool: {type: mean_pool}\n  pool: {type: mean_pool}\n",
+        "  pool: {type: pool_tokens}\n",
+        "  pool: {type: pool_tokens}\n  pool: {type: pool_tokens}\n",
         "9:3: key 'pool' stands twice; first in line 8.",
     ),
     "module never called": (
-        "  pool: {type: mean_pool}\n",
-        "  pool: {type: mean_pool}\n  spare: {type: mean_pool}\n",
+        "  pool: {type: pool_tokens}\n",
+        "  pool: {type: pool_tokens}\n  spare: {type: pool_tokens}\n",
         "9:3: module 'spare' is never called.",
     ),
     "node nobody reads": (
@@ -175,7 +175,7 @@ def test_cut_gradient_names_the_cutting_node(tmp_path: Path) -> None:
 
 SIX = (
     GOOD.replace('ratio: "${args.ratio}"', "ration: 0.5")
-    .replace("type: mean_pool", "type: mean_pol")
+    .replace("type: pool_tokens", "type: mean_pol")
     .replace("keep: m1.keep", "keep: m1.kep")
     .replace("{call: cls, in: {x: k2}}", "{call: clss, in: {x: k2}}")
     .replace("in: {a: a, b: b}", "in: {a: a, b: bb}")
@@ -200,7 +200,7 @@ def test_six_mistakes_give_six_messages_fast(tmp_path: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith(str(path))]
     places = [int(line.removeprefix(f"{path}:").split(":")[0]) for line in lines]
     assert places == [6, 8, 14, 17, 22, 24], done.stderr
-    suggestions = ["'ratio'", "'mean_pool'", "'keep'", "'cls'", "t3", "'b'"]
+    suggestions = ["'ratio'", "'pool_tokens'", "'keep'", "'cls'", "t3", "'b'"]
     for line, suggestion in zip(lines, suggestions, strict=True):
         assert suggestion in line, line
     assert min(times) < 2.0, times

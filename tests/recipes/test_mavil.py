@@ -308,7 +308,7 @@ def test_options_of_the_recipes_open_questions() -> None:
     out = every(batch, ["ah", "at", "audio_feature"])
     expected = torch.nn.functional.mse_loss(out["ah"], out["at"])
     torch.testing.assert_close(out["audio_feature"], expected)
-    raw = stage1(normalize_patches=False)(batch, ["at"])["at"]
+    raw = stage1(normalize_patches="none")(batch, ["at"])["at"]
     assert torch.equal(raw[0, 0], batch["audio"][0, 0, :16, :16].flatten())
 
 
