@@ -121,6 +121,8 @@ def _read_stages(
     run: list[tuple[Any, ...]] = []  # what was run on the meta device
     sound = True  # the dry run waits until a stage and those before it are right in themselves
     known = True  # every stage so far could be read, so that references to them can be looked up
+    declared = _declared(document)
+    somewhere = set().union(*declared.values())
     for stage, value in _mapping(document.get(("stages",))).items():
         path: Keys = ("stages", stage, "graph")
         file = _graph_file(document, path, problems)
@@ -128,7 +130,12 @@ def _read_stages(
             known = sound = False
             continue
         place = document.value_place(path)
-        own, shared = _mapping(_mapping(value).get("args")), _mapping(document.get(("args",)))
+        own = _mapping(_mapping(value).get("args"))
+        shared = {
+            name: argument
+            for name, argument in _mapping(document.get(("args",))).items()
+            if name in declared[stage] or name not in somewhere  # of other stages alone
+        }
         where = functools.partial(_argument_place, document, stage, own)
         settings = config.stages[stage] if config else StageConfig(str(file), steps=1)
         for number in range(settings.repeat):
@@ -160,6 +167,16 @@ def _read_stages(
             instance = stage if number == 0 else f"{stage}.{number + 1}"
             instances.append(Instance(instance, stage, settings, args, spec))
     return instances
+
+
+def _declared(document: Document) -> dict[str, set[str]]:
+    """The names of the arguments that the graph of each stage has."""
+    names: dict[str, set[str]] = {}
+    for stage in _mapping(document.get(("stages",))):
+        file = _graph_file(document, ("stages", stage, "graph"), Problems())
+        graph = None if file is None else read_yaml(file, Problems())
+        names[stage] = set() if graph is None else set(_mapping(graph.get(("args",))))
+    return names
 
 
 def _graph_file(document: Document, path: Keys, problems: Problems) -> Path | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import platform
@@ -53,6 +54,10 @@ def online(session: Session, graph: Graph, stage: str, step: int) -> dict[str, f
     Under FSDP every rank takes part, else only rank 0.
     """
     config, world = session.experiment.config.probe, session.world
+    own = {
+        n: tower for n, tower in config.towers.items() if tower.partition(".")[0] in graph.options
+    }
+    config = dataclasses.replace(config, towers=own)  # other stages may have others
     if not (world.main or world.mode == "fsdp"):
         return {}
     figures: dict[str, float] = {}
