@@ -88,7 +88,7 @@ def make_loader(
         UserError: the batch is larger than the data set.
     """
     steps_per_epoch(dataset, config, world=world)
-    dataset = _reading(dataset, inputs)
+    dataset, config = _reading(dataset, config, inputs)
     dataset.seed = seed
     batches: Sequence[list[Item]]
     if dataset.sizes is not None:
@@ -109,16 +109,18 @@ def make_loader(
             rank=rank,
             world=world,
         )
-    return Loader(dataset, dataset.config, batches, device=device)
+    return Loader(dataset, config, batches, device=device)
 
 
-def _reading(dataset: ClipDataset, inputs: Collection[str] | None) -> ClipDataset:
-    """A copy that makes these inputs alone."""
+def _reading(
+    dataset: ClipDataset, config: DataConfig, inputs: Collection[str] | None
+) -> tuple[ClipDataset, DataConfig]:
+    """A copy that makes these inputs alone, and the configuration that says so."""
     dataset = copy.copy(dataset)
     if inputs is not None:
-        made = {name: item for name, item in dataset.config.inputs.items() if name in inputs}
-        dataset.config = dataclasses.replace(dataset.config, inputs=made)
-    return dataset
+        made = {name: item for name, item in config.inputs.items() if name in inputs}
+        config = dataset.config = dataclasses.replace(config, inputs=made)
+    return dataset, config
 
 
 def make_eval_loader(
@@ -134,7 +136,7 @@ def make_eval_loader(
     With data.lengths the shortest come first, in batches within the budget. `inputs` as of
     `make_loader`.
     """
-    dataset = _reading(dataset, inputs)
+    dataset, config = _reading(dataset, config, inputs)
     number = len(dataset) if clips is None else min(clips, len(dataset))
     indices = [index * len(dataset) // number for index in range(number)]
     batches: list[list[Item]]
@@ -143,10 +145,10 @@ def make_eval_loader(
             [(0, index, padding(dataset.sizes, rows)) for index in rows]
             for rows in by_length(dataset.sizes, indices, config.lengths.budget)
         ]
-        return Loader(dataset, dataset.config, batches, device=device)
+        return Loader(dataset, config, batches, device=device)
     chosen: list[Item] = [(0, index) for index in indices]
     batches = [chosen[i : i + config.batch] for i in range(0, number, config.batch)]
-    return Loader(dataset, dataset.config, batches, device=device)
+    return Loader(dataset, config, batches, device=device)
 
 
 class Loader:

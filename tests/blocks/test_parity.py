@@ -85,7 +85,9 @@ class Mae(nn.Module):
         )
         self.decoder_norm = LayerNorm(width=decoder_width)
         self.head = PatchHead(width=decoder_width, patch=patch, channels=3)
-        self.targets = Patchify2d(patch=patch, normalize="patch" if config.norm_pix_loss else "none")
+        self.targets = Patchify2d(
+            patch=patch, normalize="patch" if config.norm_pix_loss else "none"
+        )
         self.loss = TokenRegression()
         for module in self.children():
             if hasattr(module, "init_weights"):

@@ -20,13 +20,13 @@ class Talk(TinyClips):
         self.world, self.clips_per_step, self.fingerprint = world, 4, "4 (noise)"
         self.description = {"source": "noise"}
 
-    def split(self, name: str, *, clips: int | None = None) -> Iterator[dict[str, Any]]:
+    def split(self, name: str, **_: Any) -> Iterator[dict[str, Any]]:
         count = 16
         whole = batch([3 + row % 4 for row in range(count)], seed=len(name))
         numbers = torch.arange(count)
         yield whole | {"label": numbers % 4, "clip": numbers, "failures": []}
 
-    def batches(self, *, seed: int, start: int, steps: int) -> Iterator[dict[str, Any]]:
+    def batches(self, *, seed: int, start: int, steps: int, **_: Any) -> Iterator[dict[str, Any]]:
         share = 4 // self.world.size
         for step in range(start, steps):
             whole = batch((7, 7, 3, 5), seed=seed + step)

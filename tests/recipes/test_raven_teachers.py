@@ -36,8 +36,8 @@ State = dict[str, Tensor]
 class KilledTalk(Talk):
     """The same; the process ends as by a power cut when it asks for the batch of a step."""
 
-    def batches(self, *, seed: int, start: int, steps: int) -> Iterator[dict[str, Any]]:
-        for step, whole in enumerate(super().batches(seed=seed, start=start, steps=steps), start):
+    def batches(self, *, start: int, **wanted: Any) -> Iterator[dict[str, Any]]:
+        for step, whole in enumerate(super().batches(start=start, **wanted), start):
             if step == KILLED_AT:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield whole

@@ -24,8 +24,8 @@ def clips_that(act: Callable[[], None], *, before: int) -> type[tiny.TinyClips]:
     """Clips that call `act` before they give the batch number `before`, counted from 0."""
 
     class Acting(tiny.TinyClips):
-        def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
-            for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
+        def batches(self, **wanted: Any):  # type: ignore[no-untyped-def]
+            for number, batch in enumerate(super().batches(**wanted)):
                 if number == before:
                     act()
                 yield batch
@@ -167,8 +167,8 @@ def test_unreadable_clips_are_counted_and_listed(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Damaged(tiny.TinyClips):
-        def batches(self, *, seed: int, start: int, steps: int):  # type: ignore[no-untyped-def]
-            for number, batch in enumerate(super().batches(seed=seed, start=start, steps=steps)):
+        def batches(self, **wanted: Any):  # type: ignore[no-untyped-def]
+            for number, batch in enumerate(super().batches(**wanted)):
                 yield batch | {"failures": [("cat/a.mp4", "is empty")] if number == 1 else []}
 
     monkeypatch.setattr(avssl.train.clips, "open_clips", Damaged)

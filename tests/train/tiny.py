@@ -108,7 +108,7 @@ class TinyClips:
     def require(self, splits: Sequence[str]) -> None:
         assert set(splits) <= {"val", "test"}
 
-    def batches(self, *, seed: int, start: int, steps: int) -> Iterator[dict[str, Any]]:
+    def batches(self, *, seed: int, start: int, steps: int, **_: Any) -> Iterator[dict[str, Any]]:
         share = self.batch // self.world.size
         rows = slice(self.world.rank * share, (self.world.rank + 1) * share)
         for step in range(start, steps):
@@ -117,7 +117,7 @@ class TinyClips:
                 batch["audio"][0] = float("nan")
             yield {name: value[rows] for name, value in batch.items()} | {"failures": []}
 
-    def split(self, name: str, *, clips: int | None = None) -> Iterator[dict[str, Any]]:
+    def split(self, name: str, **_: Any) -> Iterator[dict[str, Any]]:
         first = {"train": 0, "val": 1000, "test": 2000}[name]
         for number in range(2):
             batch = self.make(first + number, 16)
