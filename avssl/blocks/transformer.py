@@ -100,7 +100,7 @@ class Transformer(nn.Module):
         encoder(torch.zeros(2, 103, 768)).shape  # [2, 103, 768]
     """
 
-    outputs = ("tokens",)
+    outputs: tuple[str, ...] = ("tokens",)
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ def _area_box(size: tuple[int, int], recipe: FramesConfig, random: np.random.Gen
     height, width = size
     narrow, wide = (math.log(ratio) for ratio in recipe.aspect)
     for _ in range(_TRIES):
-        area = height * width * random.uniform(*recipe.area)
+        area = height * width * random.uniform(recipe.area[0], recipe.area[1])
         ratio = math.exp(random.uniform(narrow, wide))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

@@ -171,8 +171,8 @@ class _Reader:
 
     def _chain(self) -> list[nn.Module]:
         """Modules between the input and the output 'tokens', in order."""
-        made = {key: call for call in self.tower.calls for _, key in call.outputs}
-        key = dict(self.tower.results)["tokens"]
+        made = {key: call for call in self.tower.calls(("tokens",)) for _, key in call.outputs}
+        key = self.tower.results["tokens"]
         chain: list[nn.Module] = []
         while key in made:
             call = made[key]

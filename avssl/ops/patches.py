@@ -112,8 +112,8 @@ def patch_statistics(patches: Tensor, kind: Normalize, channels: int) -> tuple[T
         parts = patches.unflatten(2, (-1, channels))  # [B, N, P / C, C]
         mean = parts.mean(2, keepdim=True)  # [B, N, 1, C]
         variance = (parts - mean).square().sum(2, keepdim=True) / (parts.shape[2] - 1)
-        both = (mean, variance.sqrt() + 1e-6)
-        return tuple(x.expand_as(parts).flatten(2) for x in both)  # type: ignore[return-value]
+        deviation = variance.sqrt() + 1e-6
+        return mean.expand_as(parts).flatten(2), deviation.expand_as(parts).flatten(2)
     mean = patches.mean(-1, keepdim=True)  # [B, N, 1]
     # torch.var runs Welford's recurrence, which is several times slower on a CPU.
     variance = (patches - mean).square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)

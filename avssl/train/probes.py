@@ -146,10 +146,10 @@ def final_table(session: Session) -> None:
 
 def _untrained(session: Session) -> nn.ModuleDict:
     """Each probed module as the first stage that has it starts it."""
-    towers = nn.ModuleDict()
+    towers: dict[str, nn.Module] = {}
     for instance in reversed(session.experiment.instances):
-        towers.update(_towers(session, instance, trained=False))
-    return towers
+        towers |= _towers(session, instance, trained=False).named_children()
+    return nn.ModuleDict(towers)
 
 
 def _towers(session: Session, instance: Instance, *, trained: bool) -> nn.ModuleDict:
