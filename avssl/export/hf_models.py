@@ -99,7 +99,7 @@ def _videomae(vit: PlainViT, module: str) -> Parts:
         "num_frames": vit.size[0],
         "tubelet_size": vit.patch[0],
         "qv_bias": vit.biased,
-        "use_pool_tokensing": vit.norm is None,  # without a norm behind the last block
+        "use_mean_pooling": vit.norm is None,  # without a norm behind the last block
         "avssl": {"features": WITH_NORM},
     }
     weights = _common(vit)

@@ -16,7 +16,7 @@ from avssl.blocks.layers import FinalNorm, LayerNorm
 from avssl.blocks.positions import PositionTable, SinCos2d, SinCos3d, Sinusoid3d
 from avssl.blocks.stems import PatchEmbed2d, PatchEmbed3d, SwapAxes
 from avssl.blocks.tokens import ClsToken
-from avssl.blocks.transformer import Block, Transformer
+from avssl.blocks.transformer import Block, TappedTransformer, Transformer
 from avssl.errors import UserError
 from avssl.export.source import Source
 from avssl.graph.graph import SubGraph
@@ -135,7 +135,7 @@ class _Reader:
         front = self._take(chain, ClsToken)
         if table is None:
             table = self._table(chain)
-        transformer = self._take(chain, Transformer)
+        transformer = self._take(chain, Transformer, TappedTransformer)
         norm = self._take(chain, LayerNorm, FinalNorm)
         if chain:
             self._refuse(f"holds a {type(chain[0]).__name__}")

@@ -61,7 +61,7 @@ def videomae(conversion: Conversion) -> None:
     width, _, tubelet, patch, _ = c.shape(f"{PROJECTION}.weight", 5)
     frames, image = clip_size(c, tubelet, patch, None)
     frames = c.given("frames", c.number("num_frames", frames))
-    normed = "layernorm.weight" in c or not c.config.get("use_pool_tokensing", True)
+    normed = "layernorm.weight" in c or not c.config.get("use_mean_pooling", True)
     c.args |= {"frames": frames, "image": image, "tubelet": tubelet, "patch": patch}
     c.args["norm"] = "layer" if normed else "none"
     c.data["video"] = {"frames": frames, **frames_of(c, image)}

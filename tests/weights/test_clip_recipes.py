@@ -38,7 +38,7 @@ def videomae_model() -> VideoMAEModel:
         image_size=32,
         patch_size=16,
         num_frames=4,
-        use_pool_tokensing=False,
+        use_mean_pooling=False,
         layer_norm_eps=1e-6,
     )
     return randomise(VideoMAEModel(config))

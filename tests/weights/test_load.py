@@ -140,7 +140,7 @@ def hf_ast(folder: Path) -> tuple[Path, Tensor]:
 
 def clip_file(folder: Path, name: str) -> tuple[Path, Tensor]:
     """VideoMAE in three spellings."""
-    config = VideoMAEConfig(**HF, num_frames=4, use_pool_tokensing=False, layer_norm_eps=1e-6)
+    config = VideoMAEConfig(**HF, num_frames=4, use_mean_pooling=False, layer_norm_eps=1e-6)
     model = randomise(VideoMAEModel(config))
     state = original_names(model)
     path = folder

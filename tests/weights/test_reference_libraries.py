@@ -196,7 +196,7 @@ def test_hf_ast(kind: type, stride: tuple[int, int], tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("pooled", [True, False])
 def test_hf_videomae(kind: type, pooled: bool, tmp_path: Path) -> None:
-    config = VideoMAEConfig(**HF, **DECODER, num_frames=6, use_pool_tokensing=pooled)
+    config = VideoMAEConfig(**HF, **DECODER, num_frames=6, use_mean_pooling=pooled)
     model = randomise(kind(config))
     clip = torch.randn(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     more = {"bool_masked_pos": torch.zeros(2, 48, dtype=torch.bool)}  # nothing is hidden
