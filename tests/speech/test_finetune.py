@@ -102,7 +102,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_then_moves_on_from_there(
     (first, _) = prepare(experiment, []).experiment.instances
     start = Graph.from_spec(first.spec, seed=stage_seed(0, "frozen")).state_dict()
     frozen = load_file(run / "checkpoints" / "frozen" / "step-000004" / "model.safetensors")
-    last = load_file(run / "checkpoints" / "all" / "step-000060" / "model.safetensors")
+    last = load_file(run / "checkpoints" / "all" / "step-000080" / "model.safetensors")
     own = [name for name in start if name.startswith("audio.")]
     assert own and all(torch.equal(frozen[name], start[name]) for name in own)
     assert not torch.equal(frozen["head.ctc.proj.weight"], start["head.ctc.proj.weight"])
@@ -114,7 +114,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_then_moves_on_from_there(
 def test_the_reader_is_the_mean_of_the_last_checkpoints(run: Path) -> None:
     steps = [
         load_file(run / "checkpoints" / "all" / f"step-{step:06d}" / "model.safetensors")
-        for step in (50, 60)
+        for step in (70, 80)
     ]
     for name, found in load_file(run / "reader" / "model.safetensors").items():
         pair = [weights[name] for weights in steps]
@@ -236,7 +236,7 @@ def test_a_run_does_not_go_on_with_other_transcripts(
 ) -> None:
     clips = shutil.copytree(experiment.parent / "clips", tmp_path / "clips")
     copy = shutil.copytree(run, tmp_path / "run")
-    shutil.rmtree(copy / "checkpoints" / "all" / "step-000060")  # as if it had been stopped
+    shutil.rmtree(copy / "checkpoints" / "all" / "step-000080")  # as if it had been stopped
     edited = write_experiment(tmp_path / "tones.yaml", clips / "manifest.csv")
     table = (clips / "manifest.csv").read_text()
     (clips / "manifest.csv").write_text(table.replace(",AB,train", ",BA,train"))

@@ -49,7 +49,7 @@ def write_clips(folder: Path) -> Path:
 
 
 def write_experiment(path: Path, source: Path, **changes: Any) -> Path:
-    """An experiment: the encoder as it is for 4 steps, then everything for 60."""
+    """An experiment: the encoder as it is for 4 steps, then everything for 80."""
     off = dict.fromkeys(["dropout", "attention_dropout", "decoder_dropout", "smoothing"], 0.0)
     rest = {"units": 5, "mask_window": 0, "ctc": 0.5, "layer_scale": 1.0}
     sizes = {"channels": 8, "features": 64, "width": 32, "depth": 1, "heads": 2, "hidden": 64}
@@ -71,7 +71,7 @@ def write_experiment(path: Path, source: Path, **changes: Any) -> Path:
         "probe": {"every": 0, "pictures": False, "final": False},
         "stages": {
             "frozen": {"graph": graph, "steps": 4, "args": {"freeze": True}},
-            "all": {"graph": graph, "steps": 60, "args": starts},
+            "all": {"graph": graph, "steps": 80, "args": starts},
         },
         "speech": {"average": 2, "splits": ["test"], "decode": {"beam": 3, "ctc_weight": 0.3}},
         **changes,
