@@ -8,7 +8,11 @@ from avssl.errors import ConfigError
 from avssl.train.experiment import load_experiment
 from tests.train import tiny
 
-SHIPPED = sorted(path for path in tiny.CONFIGS.rglob("*.yaml") if "\nstages:" in path.read_text())
+SHIPPED = sorted(
+    path
+    for path in tiny.CONFIGS.rglob("*.yaml")
+    if "\nstages:" in (text := path.read_text()) and "checkpoints/" not in text
+)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
