@@ -39,7 +39,7 @@ class Place:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that ``name`` was probably meant to be: `video_init` for `init`, `lr` for `rl`.
+    """The known name that ``name`` was probably meant to be, such as `video_init` for `init`.
 
     Short names may differ more.
     """
