@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 # pixels: a square picture between these sizes is a mouth crop (LRS2's faces have 160)
-SMALLEST_CROP, CROP = 32, 128
+SMALLEST_CROP, LARGEST_CROP = 32, 128
 
 
 def is_crop(clip: Clip) -> bool:
     """Whether the pictures of a clip are mouth crops, by their size."""
-    return clip.width == clip.height and SMALLEST_CROP <= (clip.width or 0) <= CROP
+    return clip.width == clip.height and SMALLEST_CROP <= (clip.width or 0) <= LARGEST_CROP
 
 
 def extent(clip: Clip, *, video: bool) -> tuple[float, float]:
@@ -84,7 +84,7 @@ class Check:
         if self.lips and not is_crop(clip):
             raise Misfit(
                 f"its picture of {clip.width} x {clip.height} is no mouth crop (square, "
-                f"{SMALLEST_CROP} to {CROP} pixels): make crops with tools/prepare_lips.py"
+                f"{SMALLEST_CROP} to {LARGEST_CROP} pixels): make crops with tools/prepare_lips.py"
             )
         seconds = extent(clip, video=video)[1]
         frames, most = frame_count(seconds, self.config), longest_frames(self.config)

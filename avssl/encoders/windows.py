@@ -23,7 +23,7 @@ from avssl.data.lengths import cropped_lips, frame_count
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.probe import probe_clip
 from avssl.data.timed import TimedCaller
-from avssl.data.usable import CROP, Check, extent
+from avssl.data.usable import LARGEST_CROP, Check, extent
 from avssl.encoders.arrays import (
     check_pictures,
     cropped,
@@ -227,10 +227,10 @@ def _stretches(
             elif isinstance(recipe, LipsConfig):
                 times = start + np.arange(count) / recipe.rate
                 pictures = _shown(arrays, name, times, fps)
-                if not pictures.shape[1] == pictures.shape[2] <= CROP:
+                if not pictures.shape[1] == pictures.shape[2] <= LARGEST_CROP:
                     raise UserError(
                         f"pictures of {pictures.shape[2]} x {pictures.shape[1]} pixels are no "
-                        f"square mouth crops of at most {CROP} pixels: make crops with "
+                        f"square mouth crops of at most {LARGEST_CROP} pixels: make crops with "
                         "tools/prepare_lips.py"
                     )
                 crops = scaled(pictures, recipe.stored).permute(0, 2, 3, 1).numpy()

@@ -39,9 +39,14 @@ class Place:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that ``name`` was probably meant to be; short names may differ more."""
+    """The known name that ``name`` was probably meant to be, such as `video_init` for `init`.
+
+    Short names may differ more.
+    """
+    known = list(known)
+    longer = [other for other in known if name in other.split("_")]
     cutoff = 0.6 if len(name) > 3 else 0.5
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    close = longer or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return close[0] if close else None
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from avssl.errors import ConfigError
 from avssl.graph.check import check_graph
+from avssl.graph.source import nearest
 
 ROOT = Path(__file__).parents[2]
 
@@ -319,3 +320,10 @@ def test_overrides_are_checked_alike(assignment: str, expected: str, tmp_path: P
     document.override([assignment], problems)
     (message,) = problems.messages()
     assert message.startswith(f"command line '{assignment}': ") and expected in message
+
+
+def test_a_part_of_a_name_suggests_the_whole() -> None:
+    known = ["units", "video_init", "audio_init", "decoder_width"]
+    assert nearest("init", known) == "video_init"
+    assert nearest("widht", ["width", "depth"]) == "width"
+    assert nearest("frames", known) is None

@@ -17,7 +17,7 @@ class Talking(Corpus):
     """2,400 clips of 1 to 5 s."""
 
     name = "talking"
-    version = 2
+    version = 3
     clips = 2400
     parts = (10, 1, 1)
     step = 4

@@ -62,7 +62,7 @@ def make_talk(split: str, index: int, *, seed: int = 0) -> Talk:
     )
     face = Face.draw(rng, man=man)
     speech, phones = speak(_spelled(sentences), voice, seed=int(rng.integers(2**31)))
-    lead, rest = (int(seconds * RATE) for seconds in rng.uniform(0.12, 0.4, 2))
+    lead, rest = (int(_silence(rng) * RATE) for _ in range(2))
     frames = -(-(lead + len(speech) + rest) // _STEP)
     shifted = tuple(
         Phone(phone.ipa, phone.start + lead / RATE, phone.end + lead / RATE) for phone in phones
@@ -77,6 +77,11 @@ def make_talk(split: str, index: int, *, seed: int = 0) -> Talk:
         sound=_recorded(rng, speech, lead, frames),
         pose=pose_track(list(shifted), times, effort=face.effort),
     )
+
+
+def _silence(rng: np.random.Generator) -> float:
+    """s before the speech, or behind it: sentences are cut close to it, three ends of four."""
+    return rng.uniform(0.08, 0.12) if rng.random() < 0.75 else rng.uniform(0.12, 0.4)
 
 
 def _spelled(sentences: list[Sentence]) -> str:
