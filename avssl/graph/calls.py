@@ -23,6 +23,7 @@ class Call:
     detach: tuple[str, ...]
     outputs: tuple[tuple[str, str], ...]  # (output port, key of the value)
     no_grad: bool
+    frozen: bool  # of a teacher that was read and never moves, which may have its own precision
     place: Place
     partial: bool  # the module is told which outputs are read, and may leave out the others
 
@@ -33,17 +34,24 @@ class Call:
 
 
 def execute(
-    calls: Sequence[Call], modules: Mapping[str, nn.Module | None], values: dict[str, Any]
+    calls: Sequence[Call],
+    modules: Mapping[str, nn.Module | None],
+    values: dict[str, Any],
+    teacher_dtype: torch.dtype | None = None,
 ) -> None:
-    """Run calls in order on ``values`` (keys ``batch.x`` and ``node.port``), which they extend."""
+    """Run calls in order on ``values`` (keys ``batch.x`` and ``node.port``), which they extend;
+    frozen teachers in a precision of their own, where one is given."""
     for call in calls:
         arguments = {port: values[key] for port, key in call.inputs}
         for port in call.detach:
             arguments[port] = arguments[port].detach()
         module = modules[call.module]
         assert module is not None
-        with torch.no_grad() if call.no_grad else nullcontext():
-            result = module(*call.ahead, **arguments)
+        if call.frozen and teacher_dtype is not None:
+            result = _teach(module, call, arguments, teacher_dtype)
+        else:
+            with torch.no_grad() if call.no_grad else nullcontext():
+                result = module(*call.ahead, **arguments)
         if isinstance(result, Tensor):
             values[call.outputs[0][1]] = result
         else:
@@ -51,16 +59,36 @@ def execute(
                 values[key] = result[port]
 
 
+def _teach(module: nn.Module, call: Call, arguments: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """Run a frozen teacher in float32, or under bfloat16 autocast; what goes in and what comes out
+    is float32."""
+    given = {port: _single(value) for port, value in arguments.items()}
+    device = next(value.device.type for value in given.values() if isinstance(value, Tensor))
+    lower = dtype == torch.bfloat16
+    with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=lower):
+        result = module(*call.ahead, **given)
+    if isinstance(result, Tensor):
+        return _single(result)
+    return {port: _single(value) for port, value in result.items()}
+
+
+def _single(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 def execute_located(
-    calls: Sequence[Call], modules: Mapping[str, nn.Module | None], values: dict[str, Any]
+    calls: Sequence[Call],
+    modules: Mapping[str, nn.Module | None],
+    values: dict[str, Any],
+    teacher_dtype: torch.dtype | None = None,
 ) -> None:
     """Run calls as ``execute`` does; an exception names the node it rose in and where that is."""
     if torch.compiler.is_compiling():
-        execute(calls, modules, values)
+        execute(calls, modules, values, teacher_dtype)
         return
     for call in calls:
         try:
-            execute((call,), modules, values)
+            execute((call,), modules, values, teacher_dtype)
         except Exception as error:
             note = f"in node '{call.name}' ({call.place}), which calls '{call.module}'"
             error.__notes__ = [*getattr(error, "__notes__", []), note]  # add_note is Python 3.11
@@ -96,6 +124,7 @@ def _call(spec: GraphSpec, node: Node, read: set[str]) -> Call:
         node.detach,
         tuple((port, f"{node.name}.{port}") for port in ports),
         module.is_teacher,
+        module.kind == "frozen",
         node.place,
         module.signature.partial,
     )

@@ -102,6 +102,10 @@ class Graph(nn.Module):
     State-dict keys are ``<module>.<inner>``. Modules that never train (frozen, teachers) stay in
     eval mode. A loss whose weight is 0 throughout is inactive: it is not run, nor is what only it
     reads, and modules that only it would train do not train.
+
+    Attributes:
+        teacher_dtype: bfloat16 or float32 for teachers that were read (``frozen_from``); None: they
+            run like the rest.
     """
 
     def __init__(self, spec: GraphSpec, problems: Problems) -> None:
@@ -114,6 +118,7 @@ class Graph(nn.Module):
         self._loss_keys = {name: f"{name}.{only_output(spec, name)}" for name in self.losses}
         self._plans: dict[tuple[str, ...], tuple[tuple[Call, ...], dict[str, str]]] = {}
         self.log = spec.log
+        self.teacher_dtype: torch.dtype | None = None
         self.notes: list[str] = []  # which weights were taken, and what was done to them
         self.teachers = {
             name: Teacher(str(module.source), module.momentum, module.statistics)
@@ -268,7 +273,7 @@ class Graph(nn.Module):
             if not item.optional and name not in batch:
                 raise UserError(f"the batch has no '{name}', which '{self.spec.name}' reads")
         values: dict[str, Any] = {f"batch.{name}": batch.get(name) for name in self.spec.inputs}
-        execute_located(calls, self._modules, values)
+        execute_located(calls, self._modules, values, self.teacher_dtype)
         return {name: values[key] for name, key in keys.items()}
 
     def _key(self, name: str) -> str:
@@ -379,7 +384,18 @@ def _load(
     module.load_state_dict(weights, assign=assign)
 
 
-_TAKEN = ("losses", "calls", "log", "teachers", "options", "frozen", "results", "outputs", "notes")
+_TAKEN = (
+    "losses",
+    "calls",
+    "log",
+    "teachers",
+    "options",
+    "frozen",
+    "results",
+    "outputs",
+    "notes",
+    "teacher_dtype",
+)
 
 
 def _add_modules(parent: nn.Module, spec: GraphSpec, problems: Problems, path: str) -> None:

@@ -23,6 +23,8 @@ class TrainConfig:
         betas, eps: of AdamW.
         clip: largest gradient norm of each module, or of each ``clip_group``; null for none.
         precision: "auto" is bf16 autocast on CUDA and fp32 on CPU.
+        teacher_precision: of teachers that were read (``frozen_from``): "auto" is bf16 on a CUDA
+            device that has it, else that of training.
         compile: run the graph through torch.compile.
         checkpoint_activations: recompute transformer blocks in the backward pass instead of keeping
             their insides.
@@ -48,6 +50,7 @@ class TrainConfig:
     eps: float = 1e-8
     clip: float | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    teacher_precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     checkpoint_activations: bool = False
     attention: Literal["auto", "xformers", "sdpa", "plain"] = "auto"
@@ -64,10 +67,11 @@ class TrainConfig:
         for name in ("clip", "threads"):
             if getattr(self, name) is not None:
                 _above_zero(self, name)
-        if self.attention == "xformers" and (self.compile or self.precision == "fp32"):
+        single = "fp32" in (self.precision, self.teacher_precision)
+        if self.attention == "xformers" and (self.compile or single):
             raise ValueError(
                 "attention is xformers, which runs neither in fp32 nor inside torch.compile: "
-                "leave it at auto, or change precision and compile."
+                "leave it at auto, or change precision, teacher_precision and compile."
             )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers from 0 to below 1, found {self.betas}.")

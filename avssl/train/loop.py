@@ -204,6 +204,7 @@ def prepare(session: Session, instance: Instance) -> Stage:
     for note in graph.notes if path is None else ():
         _say(world, f"{instance.name}: {note}")
     recipe = _recipe(session, instance, seed)
+    graph.teacher_dtype = teacher_dtype(config, world.device, bf16=recipe.bf16)
     if path is not None and progress is not None:
         if progress.clips != session.clips.fingerprint:
             raise UserError(
@@ -232,6 +233,18 @@ def _recipe(session: Session, instance: Instance, seed: int) -> Recipe:
         or (config.precision == "auto" and session.world.device.type == "cuda"),
         log_every=config.log_every,
     )
+
+
+def teacher_dtype(config: TrainConfig, device: torch.device, *, bf16: bool) -> torch.dtype | None:
+    """The precision of frozen teachers, None where it is that of training, which `bf16` tells."""
+    lower = config.teacher_precision == "bf16"
+    if config.teacher_precision == "auto":
+        lower = bf16 or (
+            device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+    if lower == bf16:
+        return None
+    return torch.bfloat16 if lower else torch.float32
 
 
 def _job(session: Session, stage: Stage) -> Job:
@@ -272,6 +285,8 @@ def describe(stage: Stage, world: World, *, compiled: bool) -> str:
         else world.device.type
     )
     precision = "bf16 autocast" if stage.recipe.bf16 else "fp32"
+    if stage.graph.teacher_dtype is not None:
+        precision += f", teachers {'bf16' if stage.graph.teacher_dtype.itemsize == 2 else 'fp32'}"
     attention = str(attention_backend())
     if attention_backend().name == "xformers" and (compiled or not stage.recipe.bf16):
         why = "torch.compile traces it" if compiled else "xformers takes no fp32"
