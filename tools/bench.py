@@ -6,6 +6,8 @@ python tools/bench.py data ...     # clips per second of a manifest
 python tools/bench.py extraction RUN   # features to disk against a bare loop
 python tools/bench.py retrieval    # search among made-up vectors
 python tools/bench.py lengths      # batches of clips of similar length against padded ones
+python tools/bench.py teacher_cache    # a student whose teachers' targets are on disk
+python tools/bench.py teachers     # a teacher up to the aligned block against all of it
 python tools/bench.py decoding RUN # greedy and beam search of a recogniser
 """
 
@@ -14,7 +16,17 @@ import sys
 
 from avssl.errors import UserError, run_tool
 
-BENCHMARKS = ("graph", "attention", "data", "extraction", "retrieval", "lengths", "decoding")
+BENCHMARKS = (
+    "graph",
+    "attention",
+    "data",
+    "extraction",
+    "retrieval",
+    "lengths",
+    "decoding",
+    "teacher_cache",
+    "teachers",
+)
 
 
 def main() -> int | None:

@@ -47,6 +47,12 @@ class FbankConfig:
         """Of one clip: [1, T, F]."""
         return (1, self.frames, self.bins)
 
+    @property
+    def draws(self) -> dict[str, str]:
+        """What makes a clip's input another one in each epoch of training, and the value that does
+        not."""
+        return {name: "false" for name in ("shift", "gain") if getattr(self, name)}
+
     def __post_init__(self) -> None:
         positive(self, "sample_rate", "bins", "frames", "std")
 
@@ -94,6 +100,14 @@ class FramesConfig:
     def colours(self) -> bool:
         """Whether training changes colours."""
         return self.jitter is not None or max(self.grey, self.blur, self.solarise) > 0
+
+    @property
+    def draws(self) -> dict[str, str]:
+        """What makes a clip's input another one in each epoch of training, and the value that does
+        not."""
+        off = dict.fromkeys(("short_side", "area", "scales", "jitter"), "null")
+        off |= dict.fromkeys(("flip", "grey", "blur", "solarise"), "0")
+        return {name: value for name, value in off.items() if getattr(self, name)}
 
     def times(self, window: float, length: float, draw: float = 0.5) -> np.ndarray:
         """When the pictures of a window are shown, s from its start, [frames].
@@ -153,6 +167,9 @@ class DataConfig:
         None  # built-in corpora and folder scans; null: $AVSSL_CACHE or ~/.cache/avssl
     )
     window: float = 2.0  # seconds, the same stretch of time for sound and picture
+    # where a window lies in a longer clip, and pictures that cover a part of it in the window, in
+    # training; evaluation takes the middle
+    window_position: Literal["random", "middle"] = "random"
     batch: int = 64  # clips per step, all ranks together
     lengths: LengthsConfig | None = None  # in place of window and batch: lips, wave and text
     train_share: float = 1.0  # of the train split, chosen by path: the same clips for any seed

@@ -212,6 +212,11 @@ class ClipDataset(Dataset[Sample]):
         """Move a collated batch to the device and normalise its pictures there, to float32."""
         return finish_inputs(batch, self.config.inputs, device)
 
+    @property
+    def _moving(self) -> bool:
+        """Whether a window lies elsewhere in each epoch."""
+        return self.training and self.config.window_position == "random"
+
     def _read(self, index: int, random: np.random.Generator) -> dict[str, np.ndarray]:
         clip = self.clips[index]
         window = self.config.window
@@ -224,7 +229,7 @@ class ClipDataset(Dataset[Sample]):
             texts = [n for n, item in self.config.inputs.items() if isinstance(item, TextConfig)]
             return raw | dict.fromkeys(texts, self._units[index])
         spare = length - window
-        draw = float(random.random()) if self.training else 0.5
+        draw = float(random.random()) if self._moving else 0.5
         start = begin + max(spare, 0.0) * draw
         # a clip shorter than the window is repeated: sound and pictures with the same period
         period = window if spare >= 0 else length
@@ -269,7 +274,7 @@ class ClipDataset(Dataset[Sample]):
         random: np.random.Generator,
     ) -> np.ndarray:
         draw = 0.5
-        if recipe.seconds is not None and self.training:
+        if recipe.seconds is not None and self._moving:
             draw = float(random.random())
         times = start + recipe.times(self.config.window, period, draw)
         short_side, across, down, flip = recipe.size, 0.5, 0.5, False

@@ -1,6 +1,6 @@
 """Calls: what a graph does, worked out beforehand and run in order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -95,19 +95,22 @@ def execute_located(
             raise
 
 
-def plan(spec: GraphSpec, keys: Sequence[str]) -> tuple[Call, ...]:
-    """The calls that compute ``keys`` (nodes or ``node.port``), in order of execution."""
+def plan(spec: GraphSpec, keys: Sequence[str], given: Collection[str] = ()) -> tuple[Call, ...]:
+    """The calls that compute ``keys`` (nodes or ``node.port``), in order of execution, where the
+    values ``given`` (``node.port``) are there already."""
     needed: dict[str, set[str]] = {}  # node -> its ports that are read; "" is its only one
     for key in keys:
-        name, _, port = key.partition(".")
-        needed.setdefault(name, set()).add(port)
+        if key not in given:
+            name, _, port = key.partition(".")
+            needed.setdefault(name, set()).add(port)
     calls: list[Call] = []
     for node in reversed(spec.calls.values()):
         if node.name in needed:
             calls.append(_call(spec, node, needed[node.name]))
             for source in node.inputs.values():
-                name, _, port = source.key.partition(".")
-                needed.setdefault(name, set()).add(port)
+                if source.key not in given:
+                    name, _, port = source.key.partition(".")
+                    needed.setdefault(name, set()).add(port)
     return tuple(reversed(calls))
 
 

@@ -116,7 +116,9 @@ class Graph(nn.Module):
         self.losses = {n: Loss(_weight(loss)) for n, loss in spec.losses.items() if loss.active}
         self.calls = plan(spec, list(self.losses))
         self._loss_keys = {name: f"{name}.{only_output(spec, name)}" for name in self.losses}
-        self._plans: dict[tuple[str, ...], tuple[tuple[Call, ...], dict[str, str]]] = {}
+        self._plans: dict[
+            tuple[tuple[str, ...], tuple[str, ...]], tuple[tuple[Call, ...], dict[str, str]]
+        ] = {}
         self.log = spec.log
         self.teacher_dtype: torch.dtype | None = None
         self.notes: list[str] = []  # which weights were taken, and what was done to them
@@ -250,29 +252,35 @@ class Graph(nn.Module):
         return self.spec.inputs
 
     def forward(
-        self, batch: Mapping[str, Tensor], outputs: Sequence[str] | None = None
+        self,
+        batch: Mapping[str, Tensor],
+        outputs: Sequence[str] | None = None,
+        given: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Compute losses, or the outputs asked for.
 
         Args:
             batch: one tensor for each input, shaped as ``inputs`` says.
             outputs: loss names and ``node.port`` keys; by default every active loss.
+            given: values of ``node.port`` that are known already; what only they need is not run.
 
         Returns:
             The unweighted losses, each a scalar, or the outputs, by the names asked for.
         """
-        if outputs is None:
+        given = {} if given is None else given
+        if outputs is None and not given:
             calls, keys = self.calls, self._loss_keys
         else:
-            asked = tuple(outputs)
+            asked = tuple(self.losses if outputs is None else outputs), tuple(given)
             if asked not in self._plans:
-                keys = {name: self._key(name) for name in asked}
-                self._plans[asked] = (plan(self.spec, list(keys.values())), keys)
+                keys = {name: self._key(name) for name in asked[0]}
+                self._plans[asked] = (plan(self.spec, list(keys.values()), asked[1]), keys)
             calls, keys = self._plans[asked]
         for name, item in self.spec.inputs.items():
             if not item.optional and name not in batch:
                 raise UserError(f"the batch has no '{name}', which '{self.spec.name}' reads")
         values: dict[str, Any] = {f"batch.{name}": batch.get(name) for name in self.spec.inputs}
+        values |= given
         execute_located(calls, self._modules, values, self.teacher_dtype)
         return {name: values[key] for name, key in keys.items()}
 

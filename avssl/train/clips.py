@@ -89,6 +89,11 @@ class Clips:
         return found if alike else f"{found} in batches for {world} processes"
 
     @property
+    def train_rows(self) -> list[int]:
+        """Rows of the manifest that hold the train clips: `clip` of a batch is one of them."""
+        return self._dataset("train", training=True).rows
+
+    @property
     def description(self) -> dict[str, Any]:
         """What the card says of the data."""
         read = {split: dataset for (split, _), dataset in self.splits.items()}

@@ -107,6 +107,20 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True)
+class TeacherCacheConfig:
+    """`teacher_cache` of a stage: what frozen teachers make of each clip is kept on disk.
+
+    Attributes:
+        folder: where; each run of the stage has a folder of its own in it, such as
+            caches/mvd/student. Runs with the same teachers, data and crop share it.
+        precision: in which targets are stored.
+    """
+
+    folder: str
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One entry of `stages`.
 
@@ -116,6 +130,7 @@ class StageConfig:
         steps: number of steps, in place of epochs (``stages.stage1.steps=20`` for a short try).
         repeat: how often the stage runs; each run but the first has the one before as `previous`.
         args: arguments of this stage's graph, over those of the experiment.
+        teacher_cache: keep the targets of frozen teachers on disk, from the first epoch on.
     """
 
     graph: str
@@ -123,6 +138,7 @@ class StageConfig:
     steps: int | None = None
     repeat: int = 1
     args: dict[str, Any] = field(default_factory=dict)
+    teacher_cache: TeacherCacheConfig | None = None
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:

@@ -22,7 +22,7 @@ from avssl.graph.schema import fill
 from avssl.graph.source import Document, Keys, Place, Problems, find_file, read_yaml
 from avssl.graph.spec import GraphSpec, Origin, Reference
 from avssl.train.config import Experiment, ProbeConfig, StageConfig
-from avssl.train.inputs import check_inputs
+from avssl.train.inputs import check_inputs, check_teacher_cache
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,10 @@ def read_experiment(
     probe = fill(ProbeConfig, document, ("probe",), Problems())
     specs = {item.stage: item.spec for item in instances}
     check_inputs(document, data, probe, specs, problems)
+    if shapes and data is not None and not problems.found:
+        for item in instances:
+            if item.config.teacher_cache is not None:
+                check_teacher_cache(document, data, item.stage, item.spec, problems)
     return LoadedExperiment(config, instances, path) if config is not None else None
 
 

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from avssl.graph.calls import plan
 from avssl.graph.check import check_spec
 from avssl.graph.source import Problems
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from avssl.graph.spec import GraphSpec
 
 # dense bf16 operations per second, from the makers' data sheets (SXM where there are two)
@@ -26,13 +29,17 @@ PEAKS = {
 }
 
 
-def flops_per_clip(spec: GraphSpec) -> float:
-    """Operations of one clip in a training step: 3 times the forward pass, once for teachers."""
+def flops_per_clip(spec: GraphSpec, known: Collection[str] = ()) -> float:
+    """Operations of one clip in a training step: 3 times the forward pass, once for teachers.
+
+    known: values (``node.port``) that are not computed, for a cache has them.
+    """
     report = check_spec(spec, Problems(), flops=True)
     if report.graph is None or report.trace is None or report.trace.flops is None:
         return 0.0
     counted = report.trace.flops
-    return sum(counted.get(c.name, 0) * (1.0 if c.no_grad else 3.0) for c in report.graph.calls)
+    calls = plan(spec, list(report.graph.losses), known)
+    return sum(counted.get(c.name, 0) * (1.0 if c.no_grad else 3.0) for c in calls)
 
 
 def peak_flops(device: torch.device) -> float | None:

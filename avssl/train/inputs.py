@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from avssl.data.config import DataConfig
 from avssl.data.length_config import REAL
+from avssl.errors import UserError
 
 if TYPE_CHECKING:
     from avssl.graph.source import Document, Keys, Problems
@@ -53,10 +54,39 @@ def check_inputs(
             _check_tower(document, ("probe", "towers", name), source, stage, spec, problems)
 
 
+def check_teacher_cache(
+    document: Document, data: DataConfig, stage: str, spec: GraphSpec, problems: Problems
+) -> None:
+    """Report a teacher cache whose targets would not be the same in each epoch.
+
+    Args:
+        document, data, problems: of `check_inputs`.
+        stage: one with a teacher cache. spec: its graph, which is in order.
+    """
+    from avssl.train.teacher_cache import random_inputs  # imports torch, which names do not need
+
+    place = document.key_place(("stages", stage, "teacher_cache"))
+    if data.lengths is not None:
+        problems.add(place, "teacher_cache keeps windows of one length: leave data.lengths out.")
+        return
+    try:
+        moving = random_inputs(data, spec)
+    except UserError as error:
+        problems.add(place, f"teacher_cache of '{stage}': {error}.")
+        return
+    if moving:
+        changes = " ".join(f"{key}={value}" for key, value in moving.items())
+        problems.add(
+            place,
+            f"teacher_cache of '{stage}' needs clips that look the same in every epoch, and "
+            f"{', '.join(moving)} draw{'s' if len(moving) == 1 else ''} anew: set {changes}.",
+        )
+
+
 def _check_unused(document: Document, problems: Problems) -> None:
     """Report what does nothing with `data.lengths`; a run folder's file holds the defaults."""
     defaults = DataConfig()
-    for name in ("window", "batch"):
+    for name in ("window", "window_position", "batch"):
         path = ("data", name)
         if document.get(path) not in (None, getattr(defaults, name)):
             sentence = f"data.{name} does nothing with data.lengths: leave it out."

@@ -20,9 +20,11 @@ from avssl.train.flops import flops_per_clip, peak_flops
 from avssl.train.metrics import MetricsWriter
 from avssl.train.optimizer import make_optimizer, peak_lr, trained_parameters
 from avssl.train.parallel import World, spread
+from avssl.train.precision import in_bf16, teacher_dtype
 from avssl.train.progress import Job, Reporter, now
 from avssl.train.run_folder import RunFolder
 from avssl.train.step import Recipe, train_step
+from avssl.train.teacher_cache import TeacherCache, open_cache
 from avssl.train.weights import stage_weights
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Stage:
     Attributes:
         graph, model: the graph, and the same as it is called (wrapped for DDP).
         start: steps done by earlier processes; `seconds` is the time they took.
+        cache: targets of frozen teachers on disk.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Stage:
     recipe: Recipe
     start: int
     seconds: float
+    cache: TeacherCache | None
 
 
 def run_stages(session: Session) -> bool:
@@ -136,14 +140,16 @@ def _steps(
                 f"{stage.name}: ended at step {step}. The same command continues from there."
             )
             return False
+        inputs = to_device(batch, stage.graph, world.device)
         metrics = train_step(
             stage.graph,
-            to_device(batch, stage.graph, world.device),
+            inputs,
             step=step,
             model=stage.model,
             optimizer=stage.optimizer,
             recipe=stage.recipe,
             world=world,
+            targets=_targets(stage, inputs, batch["clip"], report),
         )
         ended = now()
         if before is not None:
@@ -163,6 +169,22 @@ def _steps(
         if last or (step + 1) % config.train.save_every == 0:
             save(step + 1)
     return True
+
+
+def _targets(
+    stage: Stage, inputs: dict[str, Tensor], clips: Tensor, report: Reporter
+) -> dict[str, Tensor] | None:
+    """What the teacher cache knows of a batch; None for a stage without one."""
+    if stage.cache is None:
+        return None
+    damaged = stage.cache.store.damaged
+    targets = stage.cache.targets(inputs, clips)
+    if found := stage.cache.store.damaged - damaged:
+        report.say(
+            f"warning: {stage.name}: {found} rows of {stage.cache.store.folder} were damaged and "
+            "are made anew"
+        )
+    return targets
 
 
 def next_batch(session: Session, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
@@ -204,7 +226,7 @@ def prepare(session: Session, instance: Instance) -> Stage:
     for note in graph.notes if path is None else ():
         _say(world, f"{instance.name}: {note}")
     recipe = _recipe(session, instance, seed)
-    graph.teacher_dtype = teacher_dtype(config, world.device, bf16=recipe.bf16)
+    graph.teacher_dtype = teacher_dtype(config, world.device)
     if path is not None and progress is not None:
         if progress.clips != session.clips.fingerprint:
             raise UserError(
@@ -215,7 +237,8 @@ def prepare(session: Session, instance: Instance) -> Stage:
             )
         checkpoint.load(path, graph, optimizer)
     start, seconds = (progress.step, progress.seconds) if progress else (0, 0.0)
-    return Stage(instance.name, graph, model, optimizer, recipe, start, seconds)
+    cache = open_cache(experiment, instance, graph, recipe, session.clips, world)
+    return Stage(instance.name, graph, model, optimizer, recipe, start, seconds, cache)
 
 
 def _recipe(session: Session, instance: Instance, seed: int) -> Recipe:
@@ -229,27 +252,15 @@ def _recipe(session: Session, instance: Instance, seed: int) -> Recipe:
         peak=peak_lr(config, session.experiment.config.data.batch),
         minimum=config.min_lr,
         clip=config.clip,
-        bf16=config.precision == "bf16"
-        or (config.precision == "auto" and session.world.device.type == "cuda"),
+        bf16=in_bf16(config, session.world.device),
         log_every=config.log_every,
     )
-
-
-def teacher_dtype(config: TrainConfig, device: torch.device, *, bf16: bool) -> torch.dtype | None:
-    """The precision of frozen teachers, None where it is that of training, which `bf16` tells."""
-    lower = config.teacher_precision == "bf16"
-    if config.teacher_precision == "auto":
-        lower = bf16 or (
-            device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-    if lower == bf16:
-        return None
-    return torch.bfloat16 if lower else torch.float32
 
 
 def _job(session: Session, stage: Stage) -> Job:
     config, world = session.experiment.config, session.world
     peak = peak_flops(world.device) if stage.recipe.bf16 else None
+    known = stage.cache.keys if stage.cache is not None else ()
     fixed = config.data.lengths is None  # else clips take as much as they are long
     return Job(
         stage=stage.name,
@@ -257,7 +268,7 @@ def _job(session: Session, stage: Stage) -> Job:
         steps=stage.recipe.steps,
         batch=session.clips.clips_per_step,
         every=config.train.log_every,
-        flops=flops_per_clip(stage.graph.spec) if peak and world.main and fixed else 0.0,
+        flops=flops_per_clip(stage.graph.spec, known) if peak and world.main and fixed else 0.0,
         peak=(peak or 0.0) * world.size,
     )
 

@@ -34,6 +34,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> int:
     from avssl.train.loop import Session, run_stages
     from avssl.train.run_folder import RunFolder
     from avssl.train.signals import StopRequest
+    from avssl.train.teacher_cache import check_caches
 
     config = experiment.config
     # batches with a budget of frames are made to be shared evenly
@@ -46,6 +47,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> int:
         clips = open_clips(config.data, world)
         needed = probes.splits(experiment)
         clips.require(needed)
+        world.first(lambda: check_caches(experiment, clips, world.device))
         with StopRequest() as stop:
             session = Session(experiment, folder, clips, world, stop)
             finished = run_stages(session)

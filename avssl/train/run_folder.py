@@ -166,6 +166,9 @@ def portable(experiment: Experiment, graphs: dict[str, str]) -> dict[str, Any]:
             recipe["model"] = os.path.relpath(os.path.expanduser(recipe["model"]), experiment.run)
     for stage, graph in graphs.items():
         config["stages"][stage]["graph"] = graph
+        cache = config["stages"][stage]["teacher_cache"]
+        if cache is not None:
+            cache["folder"] = os.path.relpath(os.path.expanduser(cache["folder"]), experiment.run)
     return config
 
 

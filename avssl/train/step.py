@@ -22,6 +22,8 @@ from avssl.train.sharding import local
 from avssl.train.teachers import update_teachers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
     from avssl.graph import Graph
@@ -65,6 +67,7 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     world: World,
+    targets: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Do one optimisation step and return its figures, the mean over all processes.
 
@@ -72,6 +75,7 @@ def train_step(
         graph: the graph; `model` is the same one as it is called (wrapped for DDP).
         batch: this process's share, on the device: inputs of the graph, [B, ...].
         step: number of the step, from 0.
+        targets: what a teacher cache knows of the batch, ``node.port`` -> [B, ...].
 
     Raises:
         UserError: a loss or a gradient is not finite. The weights are as they were before the step.
@@ -87,7 +91,7 @@ def train_step(
     weights = {name: loss.weight(progress) for name, loss in graph.losses.items()}
     # 2. forward and losses
     with recipe.autocast(world.device):
-        out = model(batch, outputs=[*weights, *logged.values()])
+        out = model(batch, outputs=[*weights, *logged.values()], given=targets)
     total = sum(weight * out[name].float() for name, weight in weights.items())
     # 3. backward and clip
     optimizer.zero_grad(set_to_none=True)

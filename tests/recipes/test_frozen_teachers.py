@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from avssl.graph.graph import Graph
 from avssl.train.config import TrainConfig
-from avssl.train.loop import teacher_dtype
+from avssl.train.precision import teacher_dtype
 from tests.recipes.students import clip, dmae, image, mimco, mvd
 
 METHODS: dict[str, tuple[Callable[[], Graph], str, Callable[[], Tensor]]] = {
@@ -160,5 +160,6 @@ def test_the_precision_of_teachers_follows_the_device_and_the_configuration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    config = TrainConfig(teacher_precision=wanted)  # type: ignore[arg-type]
-    assert teacher_dtype(config, torch.device(device), bf16=bf16) == expected
+    precision = "bf16" if bf16 else "fp32"
+    config = TrainConfig(teacher_precision=wanted, precision=precision)  # type: ignore[arg-type]
+    assert teacher_dtype(config, torch.device(device)) == expected
