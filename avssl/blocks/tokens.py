@@ -6,6 +6,7 @@ Letters: B batch, N tokens of the full grid, K kept tokens, D width.
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avssl.blocks.init import init_token
@@ -141,6 +142,8 @@ class ClipPictures(nn.Module):
 
     Args:
         every: n.
+        size: S, side of the pictures in pixels, to which they are resized bilinearly; None: as they
+            are. A teacher whose patches have 14 pixels has as many at 196 as others at 224.
 
     Example::
 
@@ -149,15 +152,22 @@ class ClipPictures(nn.Module):
 
     outputs = ("pictures",)
 
-    def __init__(self, *, every: int = 1) -> None:
+    def __init__(self, *, every: int = 1, size: int | None = None) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(f"clip_pictures: every is {every}; it must be 1 or more")
-        self.every = every
+        if size is not None and size < 1:
+            raise ValueError(f"clip_pictures: size is {size} pixels; it must be 1 or more")
+        self.every, self.size = every, size
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [B, C, T, H, W]. Returns [B * ceil(T / n), C, 1, H, W], a clip's pictures in order."""
-        return x[:, :, :: self.every].transpose(1, 2).flatten(0, 1).unsqueeze(2)
+        """x: [B, C, T, H, W]. Returns [B * ceil(T / n), C, 1, H, W], a clip's pictures in order, or
+        [B * ceil(T / n), C, 1, S, S]."""
+        pictures = x[:, :, :: self.every].transpose(1, 2).flatten(0, 1)  # [B * T, C, H, W]
+        if self.size is not None and pictures.shape[2:] != (self.size, self.size):
+            side = (self.size, self.size)
+            pictures = F.interpolate(pictures, side, mode="bilinear", antialias=True)
+        return pictures.unsqueeze(2)
 
 
 @register("join_pictures")

@@ -132,7 +132,8 @@ class _Reader(ModuleReader):
                 self.spec.files.append((folder or Path.cwd()) / plugin)
 
     def read_args(self, args: dict[str, Any], args_places: Callable[[str], Place] | None) -> None:
-        """Defaults of the file, replaced by what the caller gives in the same type."""
+        """Defaults of the file, replaced by what the caller gives in the same type; for a word,
+        such as previous.image, also the mapping form of a reference."""
         defaults = self.section("args")
         self.spec.arguments = dict(defaults)
         for name, value in args.items():
@@ -146,7 +147,8 @@ class _Reader(ModuleReader):
                 )
                 continue
             default = defaults[name]
-            if default is not None and value is not UNKNOWN:
+            origin = isinstance(default, str) and isinstance(value, dict)  # of a reference
+            if default is not None and value is not UNKNOWN and not origin:
                 try:
                     value = convert(value, float if isinstance(default, float) else type(default))
                 except Mismatch as expected:

@@ -161,7 +161,7 @@ class TargetStore:
             self._sums.read(row, wanted)
             if not wanted:
                 continue
-            found = [self._files[key].read(row, array[place]) for key, array in arrays.items()]
+            found = [self._files[key].read(row, array[place, ...]) for key, array in arrays.items()]
             parts = [part for part in found if part is not None]
             whole = len(parts) == len(found) and _sum(parts) == int(wanted)
             there[place] = whole

@@ -201,6 +201,13 @@ def _fit(conversion: Conversion, name: str, encoder: Path, allow: Sequence[str])
     return Foreign(name, encoder, args, data, spec, weights, report, file.description)
 
 
+def _kind(default: Any) -> Any:
+    """The type of a size, by its default; null stands for a whole number that a file lacks."""
+    if default is None:
+        return int
+    return list[int] if isinstance(default, list) else type(default)
+
+
 def _checked_sizes(encoder: Path, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes as the encoder graph has them; UserError where it has no such argument."""
     known, found = _arguments(encoder), {}
@@ -211,7 +218,7 @@ def _checked_sizes(encoder: Path, sizes: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"the layout {encoder.stem} has no size '{name}': {hint}")
         default = known[name]
         try:
-            found[name] = convert(value, list[int] if isinstance(default, list) else type(default))
+            found[name] = convert(value, _kind(default))
         except Mismatch as expected:
             raise UserError(f"the size '{name}' must be {expected}, found {value!r}") from None
         numbers = found[name] if isinstance(default, list) else [found[name]]

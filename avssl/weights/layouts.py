@@ -150,7 +150,7 @@ LAYOUTS: dict[str, Layout] = {
         left_out=("decoder_*", "mask_token", *HEADS),
     ),
     "mae": Layout(
-        pictures.picture,
+        pictures.mae,
         lambda t, _: _mae(t),
         left_out=("decoder_*", "mask_token", "aligned_feature_projection_heads.*", *HEADS),
     ),

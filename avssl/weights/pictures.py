@@ -12,13 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avssl.blocks.positions import sincos_table_2d
 from avssl.weights.conversion import Conversion
 
 FRONT = ("cls_token", "dist_token", "reg_token")  # in the order in which timm puts them
 MOCOV3_HEADS = {384: 12, 768: 12}  # ViT-S has 12 heads of 32, not DeiT's 6 of 64
 
 
-def picture(conversion: Conversion, heads: Mapping[int, int] | None = None) -> None:
+def mae(conversion: Conversion) -> None:
+    """As `picture`; for pictures of another size than the file's, its fixed positions are made for
+    their grid, as MVD does for its teacher of Huge size (arXiv 2212.04500)."""
+    picture(conversion, fixed=True)
+
+
+def picture(
+    conversion: Conversion, heads: Mapping[int, int] | None = None, *, fixed: bool = False
+) -> None:
     """Fill the module `image` of graphs/encoders/image.yaml."""
     c = conversion
     width, _, patch, _ = c.shape("patch_embed.proj.weight", 4)
@@ -28,7 +37,13 @@ def picture(conversion: Conversion, heads: Mapping[int, int] | None = None) -> N
     rows = c.shape("pos_embed", 3)[1]
     place_front(c, "image", "pos_embed", front, prefix)
     patches = rows if _own_rows_only(rows, prefix) else rows - prefix
-    image = c.given("image", c.side(patches, "pos_embed") * patch)
+    side = c.side(patches, "pos_embed")
+    image = c.given("image", side * patch)
+    if fixed and image // patch != side:
+        codes = sincos_table_2d([image // patch] * 2, width).float()  # [N, D]
+        table = torch.cat([codes.new_zeros(prefix, width), codes]).unsqueeze(0)  # [1, P + N, D]
+        c.put("image", "positions.table", "pos_embed", make=lambda _: table)
+        c.notes.append(f"positions are made for {image} pixels; the file's are for {side * patch}")
     depth = c.depth("blocks")
     fine_tuned = "fc_norm.weight" in c and "norm.weight" not in c
     c.args |= {

@@ -278,7 +278,9 @@ def test_a_stage_without_settled_targets_is_refused_at_its_place() -> None:
     with pytest.raises(ConfigError, match=r"teacher_cache of 'student': node 't' asks the frozen"):
         load_experiment(tiny.CONFIGS / "dmae.yaml", [CACHE])
     with pytest.raises(ConfigError, match=r"leave data\.lengths out"):
-        load_experiment(tiny.CONFIGS / "raven.yaml", ["stages.raven.teacher_cache.folder=caches"])
+        load_experiment(
+            tiny.CONFIGS / "raven.yaml", ["stages.pretrain.teacher_cache.folder=caches"]
+        )
 
 
 # the store
