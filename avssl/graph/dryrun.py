@@ -4,6 +4,7 @@ Finds shapes that do not fit, trained parameters that no loss reaches and losses
 trained parameter; measures shapes and FLOPs on the way.
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ def dry_run(graph: Graph, problems: Problems, *, flops: bool = False) -> Trace:
     graph.train()
     try:
         values = _Runner(graph, BATCHES[0], problems, trace).run()
+        _report_grids(graph, trace, problems)
         for name in spec.losses:
             trace.reached[name] = _reached(graph, _loss_value(values, name))
         with torch.no_grad():
@@ -69,6 +71,26 @@ def dry_run(graph: Graph, problems: Problems, *, flops: bool = False) -> Trace:
         for name, module in graph.named_modules():
             module.training = modes[name]
     return trace
+
+
+def _report_grids(graph: Graph, trace: Trace, problems: Problems) -> None:
+    """Report masks over another number of patches than the module that sees what they keep: the
+    indices would point at other patches, or at none."""
+    for node in graph.spec.calls.values():
+        for port, source in node.inputs.items():
+            mask = trace.shapes.get(source.node, {}).get("mask")
+            if source.port != "keep" or mask is None:
+                continue
+            for part in graph.get_submodule(node.call).modules():
+                grid = getattr(part, "grid", None)
+                if grid is not None and math.prod(grid) != mask[1]:
+                    problems.add(
+                        node.ports[port],
+                        f"'{source.key}' counts {mask[1]} patches, but '{node.call}' has "
+                        f"{math.prod(grid)}, a grid of {' x '.join(map(str, grid))}: give both the "
+                        "same picture size and patch.",
+                    )
+                    raise _Failed
 
 
 class _Runner:

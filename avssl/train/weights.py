@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
+from avssl.errors import UserError
 from avssl.graph.spec import Reference
-from avssl.train.checkpoint import MODEL, intact
+from avssl.train.checkpoint import MODEL, intact, steps_saved
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +26,16 @@ def stage_weights(run: Path, stage: str) -> dict[str, Tensor]:
 
 
 def run_reference(run: Path) -> Reference:
-    """The last stage of a run folder, for ``frozen_from: "runs/x:module"``."""
+    """The last stage of a run folder, for ``frozen_from: "runs/x:module"``.
+
+    Raises:
+        UserError: that stage was not trained yet.
+    """
     from avssl.train.experiment import load_experiment
 
     last = load_experiment(run / "config.yaml", shapes=False).instances[-1]
+    if not steps_saved(run / "checkpoints" / last.name):
+        raise UserError(
+            f"the run {run} holds no checkpoint of its last stage, {last.name}: train it first"
+        )
     return Reference(last.spec, lambda: stage_weights(run, last.name))

@@ -1,0 +1,104 @@
+"""Teachers that do not fit or are not there: one sentence, exit code 2, before any training."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import avssl.train.clips
+from avssl.errors import run_tool
+from avssl.train.run import train
+from tests.train import tiny
+
+CONFIGS = tiny.CONFIGS
+
+
+@pytest.fixture
+def refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """`refused(path, *overrides)` runs the tool's main function and gives its one sentence."""
+
+    def no_data(*_: object) -> None:
+        pytest.fail("data was read")
+
+    def refuse(path: Path, *overrides: str) -> str:
+        monkeypatch.setattr(avssl.train.clips, "open_clips", no_data)
+        run = tmp_path / "refused"
+        with pytest.raises(SystemExit) as end:
+            run_tool(lambda: train(path, [*overrides, f"run={run}"]))()
+        assert end.value.code == 2 and not run.exists()
+        lines = capsys.readouterr().err.splitlines()
+        if lines[-1] == "1 problem found.":
+            lines.pop()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return refuse
+
+
+def test_a_teacher_of_other_pictures(refused: Callable[..., str]) -> None:
+    args = ["stages.image_teacher.args.image=32", "data.inputs.image.size=32"]
+    said = refused(CONFIGS / "mvd.yaml", *args)
+    assert "'teacher_image.x' takes [B, 3, 1, 32, 32]" in said and "[8, 3, 1, 64, 64]" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "said"),
+    [
+        ("mvd", "image_features=48", ("prediction [2, 256, 48]", "target [2, 256, 96]")),
+        ("dmae", "teacher_width=96", ("prediction [2, 17, 96]", "target [2, 17, 192]")),
+        ("mimco", "teacher_width=48", ("prediction [2, 64, 48]", "target [2, 64, 96]")),
+    ],
+)
+def test_a_teacher_of_another_width(
+    name: str, argument: str, said: tuple[str, str], refused: Callable[..., str]
+) -> None:
+    sentence = refused(CONFIGS / f"{name}.yaml", f"args.{argument}")
+    assert all(part in sentence for part in said)
+
+
+def test_a_teacher_with_other_patches(refused: Callable[..., str]) -> None:
+    said = refused(CONFIGS / "mvd.yaml", "stages.image_teacher.args.patch=16")
+    assert "prediction [2, 256, 96]" in said and "target [2, 64, 96]" in said
+    # the indices of the mask would point at other patches of the teacher
+    said = refused(CONFIGS / "dmae.yaml", "stages.teacher.args.patch=16")
+    assert "'m.keep' counts 64 patches, but 'teacher' has 16, a grid of 4 x 4" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "said"),
+    [
+        ("mimco", "mask_patch=12", "random_mask: cell [1, 12, 12] is no multiple of the patch"),
+        ("mimco", "mask_patch=24", "24"),
+    ],
+)
+def test_a_mask_beside_the_grid_of_patches(
+    name: str, argument: str, said: str, refused: Callable[..., str]
+) -> None:
+    assert said in refused(CONFIGS / f"{name}.yaml", f"args.{argument}")
+
+
+def test_a_teacher_that_is_no_stage_and_no_file(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    said = refused(CONFIGS / "mvd.yaml", "args.image_teacher=image_techer.image")
+    assert "no stage 'image_techer'" in said and "Did you mean 'image_teacher'?" in said
+    said = refused(CONFIGS / "mvd.yaml", "args.image_teacher=weights/mae.pth:image")
+    assert "'weights/mae.pth' is neither a run folder nor a checkpoint" in said
+    missing = "{file: weights/mae.pth, module: image}"
+    said = refused(CONFIGS / "mvd.yaml", f"args.image_teacher={missing}")
+    assert "there is no checkpoint 'weights/mae.pth'" in said
+
+
+def test_a_teacher_whose_run_was_not_trained(
+    refused: Callable[..., str], tmp_path: Path, run: Callable[..., None]
+) -> None:
+    path = tiny.write(tmp_path)
+    run(path, "stages.second.repeat=1")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "second")
+    graph = tmp_path / "configs" / "graphs" / "promoted.yaml"
+    graph.write_text(graph.read_text().replace("previous.audio", f"{tmp_path / 'run'}:audio"))
+    said = refused(path)
+    assert f"the run {tmp_path / 'run'} holds no checkpoint of its last stage, second" in said
