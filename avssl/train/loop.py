@@ -101,6 +101,8 @@ def train_stage(session: Session, instance: Instance) -> bool:
         inputs=stage.graph.inputs,
     )
     with ExitStack() as stack:
+        if stage.cache is not None:
+            stack.callback(stage.cache.store.close)
         writer = stack.enter_context(
             MetricsWriter(folder, stage.name, step=stage.start, active=world.main)
         )

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from avssl.bench import attention, lengths, retrieval
+from avssl.bench import attention, lengths, retrieval, teacher_cache, teachers
 from avssl.bench.timing import alternate, median_ratio
 from avssl.data.length_config import LengthsConfig
 from avssl.errors import UserError
 from avssl.retrieval import nearest
+from tests.train import tiny
 from tests.train.test_lengths import TEXT, WAVES, written
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,35 @@ def test_a_missed_target_is_exit_code_1(
     options = ["--width", "16", "--queries", "10", "--threads", "1", "--vectors", "500"]
     assert retrieval.main(options) == 1
     assert "missed: " in capsys.readouterr().out
+
+
+def test_a_partial_teacher_is_timed_against_a_whole_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--config", str(ROOT / "configs" / "dmae.yaml"), "--batch", "1", "--rounds", "1"]
+    monkeypatch.setattr(teachers, "SPARE", 100.0)
+    assert teachers.main(options) == 0
+    out = capsys.readouterr().out
+    assert "teacher 'teacher', 6 of 8 blocks" in out and "within 0.750" in out
+    monkeypatch.setattr(teachers, "SPARE", 0.0)
+    assert teachers.main(options) == 1
+    with pytest.raises(UserError, match="no frozen teacher is asked for its tap alone"):
+        teachers.main(["--config", str(ROOT / "configs" / "mimco.yaml")])
+
+
+def test_cached_targets_are_timed_against_teachers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(teacher_cache, "open_clips", tiny.TinyClips)
+    monkeypatch.setattr(teacher_cache, "GOAL", 0.0)
+    options = ["--config", str(tiny.write(tmp_path)), "--steps", "2", "--rounds", "1"]
+    assert teacher_cache.main([*options, "--stage", "second"]) == 0
+    out = capsys.readouterr().out
+    assert "losses differ by at most 0.0e+00" in out and "goal 0.0 by wall time reached" in out
+    monkeypatch.setattr(teacher_cache, "GOAL", 1e9)
+    assert teacher_cache.main([*options, "--stage", "second"]) == 1
+    with pytest.raises(UserError, match="has no stage 'third'"):
+        teacher_cache.main([*options, "--stage", "third"])
 
 
 def test_unknown_benchmark_ends_with_code_2_and_the_choices() -> None:

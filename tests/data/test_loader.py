@@ -141,6 +141,33 @@ def test_pictures_may_cover_a_part_of_the_window(manifest: Manifest, number_in: 
         dataclasses.replace(config, window=0.3)
 
 
+def test_windows_in_the_middle_are_the_same_in_every_epoch_and_those_of_evaluation(
+    manifest: Manifest,
+) -> None:
+    video = dataclasses.replace(PLAIN["video"], seconds=0.1)  # type: ignore[type-var]
+    inputs = {**PLAIN, "video": video}
+    config = dataclasses.replace(CONFIG, inputs=inputs, window_position="middle")
+    training = ClipDataset(manifest, config)
+    middle = ClipDataset(manifest, config, training=False)[(0, 0)].inputs
+    moving = ClipDataset(manifest, dataclasses.replace(config, window_position="random"))
+    for name in inputs:
+        epochs = [training[(epoch, 0)].inputs[name] for epoch in range(3)]
+        assert all(np.array_equal(found, middle[name]) for found in epochs)
+        drawn = [moving[(epoch, 0)].inputs[name] for epoch in range(3)]
+        assert not all(np.array_equal(found, middle[name]) for found in drawn)
+
+
+def test_every_draw_of_training_is_named_with_the_value_that_ends_it() -> None:
+    assert INPUTS["audio"].draws == {"shift": "false", "gain": "false"}
+    assert INPUTS["video"].draws == {"short_side": "null", "flip": "0"}
+    assert PLAIN["audio"].draws == PLAIN["video"].draws == {}
+    every = FramesConfig(
+        area=[0.5, 1.0], jitter=[0.1, 0.1, 0.1, 0.1], grey=0.1, blur=0.1, solarise=0.1
+    )
+    assert list(every.draws) == ["area", "jitter", "grey", "blur", "solarise"]
+    assert FramesConfig(scales=[1.0]).draws == {"scales": "null"}
+
+
 def test_short_clips_repeat_sound_and_pictures_alike(manifest: Manifest, number_in: Any) -> None:
     config = DataConfig(
         window=3.0,
