@@ -114,6 +114,15 @@ def test_targets_of_something_else_are_refused(
     assert trained == (change == "seed=1")
 
 
+def test_targets_of_another_graph_are_refused(path: Path, tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "cache" / "second" / "cache.json"
+    record = json.loads(file.read_text())
+    record["made_of"]["graph"]["t"]["reads"]["x"] = "batch.view"
+    file.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"graph\.t\.reads\.x is batch\.view there and batch\.audio"):
+        run(path, *again(tmp_path))
+
+
 def test_targets_of_other_clips_are_refused(
     path: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
