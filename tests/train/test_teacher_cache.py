@@ -119,7 +119,9 @@ def test_targets_of_another_graph_are_refused(path: Path, tmp_path: Path, run: R
     record = json.loads(file.read_text())
     record["made_of"]["graph"]["t"]["reads"]["x"] = "batch.view"
     file.write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"graph\.t\.reads\.x is batch\.view there and batch\.audio"):
+    with pytest.raises(
+        UserError, match=r"graph\.t\.reads\.x is batch\.view there and batch\.audio"
+    ):
         run(path, *again(tmp_path))
 
 
