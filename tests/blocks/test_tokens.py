@@ -5,6 +5,7 @@ import torch
 
 from avssl.blocks.targets import Patchify3d, TargetNorm
 from avssl.blocks.tokens import (
+    ClipPictures,
     ClsToken,
     ConcatTokens,
     DropCls,
@@ -101,3 +102,16 @@ def test_whitened_targets_have_no_direction_that_counts_for_more() -> None:
     assert TargetNorm(kind="whiten")(torch.ones(1, 4, 8)).abs().max() == 0
     with pytest.raises(UserError, match="floor=0 must be above 0"):
         TargetNorm(kind="whiten", floor=0)
+
+
+def test_pictures_of_a_clip_are_resized_from_edge_to_edge() -> None:
+    ramp = torch.linspace(0, 1, 28).expand(2, 3, 4, 28, 28)  # from left to right
+    found = ClipPictures(every=2, size=14)(ramp)  # [4, 3, 1, 14, 14]
+    assert found.shape == (4, 3, 1, 14, 14)
+    torch.testing.assert_close(found, found[:1, :1, :, :1].expand_as(found))
+    pairs = torch.linspace(0, 1, 28).unflatten(0, (14, 2)).mean(1)
+    torch.testing.assert_close(found[0, 0, 0, 0, 1:-1], pairs[1:-1], atol=1e-5, rtol=0)
+    x = torch.randn(2, 3, 4, 28, 28)
+    assert torch.equal(ClipPictures(every=2, size=28)(x), ClipPictures(every=2)(x))
+    with pytest.raises(ValueError, match="size is 0 pixels"):
+        ClipPictures(size=0)
