@@ -30,7 +30,8 @@ class Clip:
     text: str = ""
     split: str = ""  # train, val or test
     # recorded by the scan
-    reader: str = ""  # decord, pyav (may seek) or pyav-linear (decodes from the start); "": none
+    # decord, pyav (may seek), pyav-linear (decodes from the start) or pillow (stills); "": none
+    reader: str = ""
     has_video: bool | None = None  # None: not scanned yet
     has_audio: bool | None = None
     duration: float | None = None  # s, of the picture; of the sound in files without a picture

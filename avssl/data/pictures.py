@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avssl.data import stills
 from avssl.data.container import MediaError, opened, packets, video_stream
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ READERS: dict[str, Reader] = {
     "decord": decord_pictures,
     "pyav": pyav_pictures,
     "pyav-linear": linear_pictures,
+    stills.READER: stills.still_pictures,
 }
 
 

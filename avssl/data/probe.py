@@ -15,6 +15,7 @@ from avssl.data.container import MediaError, audio_stream, opened, video_stream
 from avssl.data.manifest import Clip
 from avssl.data.pictures import READERS, converted, decord_times, shown_pictures
 from avssl.data.sound import mono_samples, sound_frames
+from avssl.data.stills import READER, SECONDS, SUFFIXES, read_still
 
 _PRINT = (32, 16)  # pixels: width and height of the small pictures that are compared
 _KEYFRAMES = 2  # keyframes around which a reader must prove itself
@@ -47,9 +48,12 @@ def probe_clip(root: str | os.PathLike[str], clip: Clip) -> Clip:
 
     Args:
         root: the manifest's folder.
-        clip: a row; its `wav`, or a wav of the same name beside the file, replaces the sound.
+        clip: a row; its `wav`, or a wav of the same name beside the file, replaces the sound. A
+            still has no sound.
     """
     path = Path(root) / clip.path
+    if path.suffix.lower() in SUFFIXES:
+        return _probe_still(path, clip)
     reasons: list[str] = []
     found: dict[str, object] = {"has_video": False, "has_audio": False, "reader": ""}
     try:
@@ -95,6 +99,31 @@ def probe_clip(root: str | os.PathLike[str], clip: Clip) -> Clip:
         if isinstance(value, float):
             found[name] = round(value, 6)  # as a manifest holds it: both give the same windows
     return dataclasses.replace(clip, **found, reason="; ".join(reasons))  # type: ignore[arg-type]
+
+
+def _probe_still(path: Path, clip: Clip) -> Clip:
+    """A picture file's row: a clip of one picture."""
+    try:
+        if path.exists() and path.stat().st_size == 0:
+            raise MediaError("the file is empty")
+        height, width = read_still(path).shape[:2]
+    except MediaError as error:
+        return dataclasses.replace(
+            clip, has_video=False, has_audio=False, reader="", reason=str(error)
+        )
+    return dataclasses.replace(
+        clip,
+        has_video=True,
+        has_audio=False,
+        reader=READER,
+        duration=SECONDS,
+        fps=1 / SECONDS,
+        frames=1,
+        width=width,
+        height=height,
+        rotation=0,
+        reason="",
+    )
 
 
 def choose_reader(path: str | os.PathLike[str], picture: _Picture) -> str:

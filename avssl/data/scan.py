@@ -13,30 +13,41 @@ from pathlib import Path
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip, sidecar, sidecars
+from avssl.data.stills import SUFFIXES
 from avssl.errors import UserError
 
+# of files that hold video or sound; those of pictures are `stills.SUFFIXES`
 MEDIA = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .flv .wmv .3gp .ogv "
     ".wav .flac .mp3 .m4a .aac .ogg .opus".split()
 )
 TIME_LIMIT = 120.0  # s for one file
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 NOT_UTF8 = "its name is not UTF-8: rename it"
 _RECORDED = (
     "reader has_video has_audio duration fps frames width height rotation wav sound_offset "
     "sound_duration reason"
 ).split()
-_VERSION = 3  # of what a probe records; older kept results are not used
+_VERSION = 4  # of what a probe records; older kept results are not used
 
 # Called with the number done, the total and the number of files with a fault.
 Progress = Callable[[int, int, int], None]
 
 
 def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -> list[Clip]:
-    """Rows for the media files below a folder, sorted; not probed yet.
+    """Rows for the media and picture files below a folder, sorted; not probed yet.
 
-    The first folder below is the label where at least two of them hold files. A wav beside a file
-    of the same name is that file's sound and no clip of its own. Hidden files are left out, and so
-    are linked folders that are above `folder` or come up otherwise. A file whose name is not UTF-8
+    The first folder below is the label where at least two of them hold files. Where all files lie
+    in folders called train, val and test (or valid, validation), these are the splits, and the
+    folders in them the labels. A wav beside a file of the same name is that file's sound and no
+    clip of its own, and neither is a picture beside one. Hidden files are left out, and so are
+    linked folders that are above `folder` or come up otherwise. A file whose name is not UTF-8
     is a row with a reason, its odd bytes as \\x.. in the path.
 
     Args:
@@ -44,7 +55,7 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
         root: the manifest's folder, at or above `folder`.
 
     Raises:
-        UserError: no such folder, no media in it, or it does not lie below the root.
+        UserError: no such folder, no media or picture in it, or it does not lie below the root.
     """
     folder, root = Path(folder), Path(root)
     if not folder.is_dir():
@@ -59,18 +70,41 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
     for where, files in _folders(folder):
         inside = Path(where).relative_to(folder)
         for name in sorted(files):
-            if Path(name).suffix.lower() in MEDIA and not name.startswith("."):
+            if Path(name).suffix.lower() in MEDIA | SUFFIXES and not name.startswith("."):
                 paths.append((inside / name).as_posix())
-    skip = sidecars(paths)
-    paths = sorted(path for path in paths if path not in skip)
+    paths = _without_companions(paths)
     if not paths:
-        known = " ".join(sorted(MEDIA))
-        raise UserError(f"no media file lies in {folder} or below; files that count: {known}")
-    tops = {path.split("/")[0] for path in paths if "/" in path}
-    labels = [path.split("/")[0] if len(tops) >= 2 and "/" in path else "" for path in paths]
+        known = " ".join(sorted(MEDIA | SUFFIXES))
+        raise UserError(
+            f"no media file or picture lies in {folder} or below; files that count: {known}"
+        )
+    splits, labels = _splits_and_labels(paths)
     return [
-        _row((prefix / path).as_posix(), label) for path, label in zip(paths, labels, strict=True)
+        _row((prefix / path).as_posix(), label, split)
+        for path, label, split in zip(paths, labels, splits, strict=True)
     ]
+
+
+def _without_companions(paths: list[str]) -> list[str]:
+    """Sorted, without pictures and wavs that only go with a file of the same name."""
+    stills = {path for path in paths if Path(path).suffix.lower() in SUFFIXES}
+    media = [path for path in paths if path not in stills]
+    stems = {str(Path(path).with_suffix("")) for path in media}
+    covers = {path for path in stills if str(Path(path).with_suffix("")) in stems}
+    return sorted(set(paths) - covers - sidecars(media))
+
+
+def _splits_and_labels(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What the folders say of each file; "" for nothing."""
+    parts = [path.split("/") for path in paths]
+    splits = [_SPLIT_FOLDERS.get(part[0].lower(), "") if len(part) > 1 else "" for part in parts]
+    if all(splits):
+        parts = [part[1:] for part in parts]
+    if not all(splits) or len(set(splits)) < 2:  # one alone: all by path
+        splits = [""] * len(paths)
+    folders = [part[0] if len(part) > 1 else "" for part in parts]
+    labels = folders if len(set(folders) - {""}) >= 2 else [""] * len(paths)
+    return splits, labels
 
 
 def _folders(source: Path) -> Iterator[tuple[str, list[str]]]:
@@ -93,14 +127,16 @@ def _folders(source: Path) -> Iterator[tuple[str, list[str]]]:
             yield where, files
 
 
-def _row(path: str, label: str) -> Clip:
+def _row(path: str, label: str, split: str) -> Clip:
     """A clip that is to be probed, or that cannot be used for its name."""
     try:
         path.encode()
     except UnicodeEncodeError:
         shown, label = (os.fsencode(x).decode(errors="backslashreplace") for x in (path, label))
-        return Clip(path=shown, label=label, has_video=False, has_audio=False, reason=NOT_UTF8)
-    return Clip(path=path, label=label)
+        return Clip(
+            path=shown, label=label, split=split, has_video=False, has_audio=False, reason=NOT_UTF8
+        )
+    return Clip(path=path, label=label, split=split)
 
 
 def listed_clips(source: Path) -> Manifest:
