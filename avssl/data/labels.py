@@ -1,4 +1,4 @@
-"""Label files in their published formats (AudioSet, VGGSound, ESC, Kinetics, UCF101) as manifests.
+"""Label files in their published formats (AudioSet, Kinetics and others) as manifests.
 
 A label file lists clips by an identifier; the media lie in a folder under names made from it. The
 rows that result have `label`, `split` and, where the format has them, the columns `fold`,
