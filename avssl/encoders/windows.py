@@ -175,8 +175,8 @@ def _array_windows(
     if data.lengths is not None:
         yield from _stretches(arrays, sounds, data, length=length, fps=fps, span=span)
         return
-    period = min(length, data.window)  # a clip shorter than the window is repeated
-    for start in starts(length, data.window, span):
+    period = min(length, data.reach)  # a clip shorter than the window is repeated
+    for start in starts(length, data.reach, span):
         raw: Raw = {}
         for name, recipe in data.inputs.items():
             if isinstance(recipe, FbankConfig):
@@ -185,7 +185,8 @@ def _array_windows(
                 part = sounds[name][first : first + min(count, round(period * recipe.sample_rate))]
                 raw[name] = part.numpy() if recipe.short == "pad" else np.resize(part, count)  # [N]
             elif isinstance(recipe, FramesConfig):
-                times = start + recipe.times(data.window, period)
+                assert fps is not None
+                times = start + recipe.times(data.window, period, fps=fps)
                 raw[name] = cropped(_shown(arrays, name, times, fps), recipe.size)
         yield raw
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from avssl.data.views import Views
 from avssl.train.config import TrainConfig
 
 
@@ -187,6 +188,7 @@ class Finetune:
             random place of them.
         data: changes to the data section of the model: `batch`, `workers`, `window`,
             `inputs.audio.frames` and so on.
+        test: views of each held-out clip, whose probabilities are averaged.
     """
 
     name: str
@@ -204,6 +206,7 @@ class Finetune:
     train: Optimisation = field(default_factory=Optimisation)
     augment: Augmentation = field(default_factory=Augmentation)
     mask: PatchMasks = field(default_factory=PatchMasks)
+    test: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

@@ -99,7 +99,7 @@ def finetune(
     manifest = open_source(data)
     folds = {fold: with_fold(manifest, config, fold) for fold in folds_of(manifest, config)}
     if config.in_memory:
-        _check_memory(data, folds.values())
+        _check_memory(config, data, folds.values())
     targets = Targets(manifest, several=config.labels == "multi")
     job = Job(config, data, av, manifest, folds, targets, device)
     about = {
@@ -178,14 +178,17 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
     bf16 = config.train.precision == "bf16" or (
         config.train.precision == "auto" and device.type == "cuda"
     )
-    logits, targets, failures = scores(classifier, clips.test_batches(), bf16=bf16)
+    several = config.labels == "multi"
+    found, targets, failures = scores(
+        classifier, clips.test_batches(), several=several, views=len(config.test), bf16=bf16
+    )
     _warn(failures)
-    figures = measure(logits, targets, job.targets.classes, several=config.labels == "multi")
+    figures = measure(found, targets, job.targets.classes, several=several)
     result = {
         "seed": part.seed,
         "fold": part.fold,
         "encoder": config.encoder,
-        "several": config.labels == "multi",
+        "several": several,
         "train_clips": len(clips.train_rows),
         **figures,
         "steps": trained.steps,
@@ -221,11 +224,21 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
-def _check_memory(data: DataConfig, folds: Iterable[Manifest]) -> None:
+_CHANGING = "shift gain flip short_side area scales jitter grey blur solarise".split()
+
+
+def _check_memory(config: Finetune, data: DataConfig, folds: Iterable[Manifest]) -> None:
     """Clips that are read once look the same every time: refuse what would be random in reading."""
     instead = "set in_memory=false to read clips each time"
+    if len(config.test) > 1:
+        raise UserError(
+            f"in_memory reads each clip once, but test asks for {len(config.test)} views of each: "
+            f"{instead}"
+        )
     for name, recipe in data.inputs.items():
-        wanted = [key for key in ("shift", "gain", "flip", "short_side") if getattr(recipe, key, 0)]
+        wanted = [key for key in _CHANGING if getattr(recipe, key, 0)]
+        if getattr(recipe, "sampling", "window") != "window":
+            wanted.append("sampling")
         if wanted:
             raise UserError(
                 f"in_memory reads each clip once, but data.inputs.{name}.{wanted[0]} changes it "

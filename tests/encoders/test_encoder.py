@@ -328,7 +328,7 @@ def test_short_sound_may_be_padded(av: Encoders) -> None:
 )
 def test_pictures_of_a_part_of_the_window(length: float, times: list[float]) -> None:
     recipe = FramesConfig(frames=4, seconds=4.0)
-    assert recipe.times(10.0, length).tolist() == pytest.approx(times)
+    assert recipe.times(10.0, length, fps=25.0).tolist() == pytest.approx(times)
 
 
 @pytest.mark.parametrize(
