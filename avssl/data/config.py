@@ -53,6 +53,28 @@ class FbankConfig:
 
 
 @dataclass(frozen=True)
+class RandAugmentConfig:
+    """RandAugment (arXiv 1909.13719) as torchvision has it, alike in all pictures of a clip.
+
+    Recipes state timm's numbers, "m7 n4 std 0.5", which are taken over; the scale of the magnitude
+    is timm's, 0 to 10. timm leaves out each operation with probability 0.5, so that half as many
+    are done, draws the magnitude anew for each of them, and has Invert and SolarizeAdd where
+    torchvision has Identity.
+    """
+
+    operations: int = 2  # n
+    magnitude: float = 9.0  # m, 0 to 10
+    std: float = 0.0  # of the magnitude, drawn for each clip
+
+    def __post_init__(self) -> None:
+        positive(self, "operations")
+        if not 0 <= self.magnitude <= 10:
+            raise ValueError(f"magnitude must be from 0 to 10, found {self.magnitude}")
+        if self.std < 0:
+            raise ValueError(f"std must be at least 0, found {self.std}")
+
+
+@dataclass(frozen=True)
 class FramesConfig:
     """Pictures of a clip: float32 [B, 3, frames, size, size], RGB / 255, (x - mean) / std.
 
@@ -92,6 +114,7 @@ class FramesConfig:
     grey: float = 0.0
     blur: float = 0.0
     solarise: float = 0.0
+    randaugment: RandAugmentConfig | None = None  # training; for fine-tuning
 
     @property
     def shape(self) -> tuple[int, ...]:

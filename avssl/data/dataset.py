@@ -304,6 +304,10 @@ class ClipDataset(Dataset[Sample]):
             from avssl.data.augment import coloured
 
             pictures = coloured(pictures, recipe, random)
+        if self.training and recipe.randaugment is not None:
+            from avssl.data.augment import randaugmented
+
+            pictures = randaugmented(pictures, recipe, random)
         if flip:
             pictures = pictures[:, :, ::-1]
         return np.ascontiguousarray(pictures.transpose(3, 0, 1, 2))  # [3, T, H, W]

@@ -30,7 +30,7 @@ class Clips:
         manifest: as `with_fold` gives it.
         data: how clips are read.
         targets: of all rows.
-        config: `train.balanced`, `train.epoch_clips` and `test` count.
+        config: `test`, and `train.balanced`, `epoch_clips` and `repeats` count.
         memory: clips read before, None to read them each time.
         device: where the batches go.
 
@@ -81,6 +81,7 @@ class Clips:
             len(self.train_rows),
             batch=self.data.batch,
             per_epoch=self.config.train.epoch_clips,
+            repeats=self.config.train.repeats,
             seed=seed,
             weights=weights,
             steps=range(start, steps),

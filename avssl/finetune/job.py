@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 import avssl
-from avssl.data.config import DataConfig
+from avssl.data.config import DataConfig, FramesConfig
 from avssl.data.manifest import Manifest
 from avssl.data.source import open_source
 from avssl.data.usable import extent, unusable
@@ -95,6 +95,7 @@ def finetune(
     av = avssl.load(model, stage=stage, layout=layout, allow=allow)
     encoder = av[config.encoder]
     data = read_data(document, av.data(source, [config.encoder]))
+    _check_pictures(config, data)
     share_cores(World(0, 1, device, "single"), 0 if config.in_memory else data.workers)
     manifest = open_source(data)
     folds = {fold: with_fold(manifest, config, fold) for fold in folds_of(manifest, config)}
@@ -224,7 +225,21 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
-_CHANGING = "shift gain flip short_side area scales jitter grey blur solarise".split()
+def _check_pictures(config: Finetune, data: DataConfig) -> None:
+    """Augmentation of pictures needs pictures, and cutting them would leave the sound behind."""
+    other = [name for name, item in data.inputs.items() if not isinstance(item, FramesConfig)]
+    if config.augment.cutmix is not None and other:
+        raise UserError(
+            f"augment.cutmix pastes pictures, and {config.encoder} reads {other[0]!r}, which it "
+            "would leave as it is: set augment.cutmix=null"
+        )
+    if config.augment.erase and len(other) == len(data.inputs):
+        raise UserError(
+            f"augment.erase is for pictures, and {config.encoder} reads none: set augment.erase=0"
+        )
+
+
+_CHANGING = "shift gain flip short_side area scales jitter grey blur solarise randaugment".split()
 
 
 def _check_memory(config: Finetune, data: DataConfig, folds: Iterable[Manifest]) -> None:
@@ -234,6 +249,11 @@ def _check_memory(config: Finetune, data: DataConfig, folds: Iterable[Manifest])
         raise UserError(
             f"in_memory reads each clip once, but test asks for {len(config.test)} views of each: "
             f"{instead}"
+        )
+    if config.train.repeats > 1:
+        raise UserError(
+            f"in_memory reads each clip once, but train.repeats = {config.train.repeats} reads it "
+            f"more often in each batch: {instead}"
         )
     for name, recipe in data.inputs.items():
         wanted = [key for key in _CHANGING if getattr(recipe, key, 0)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from avssl.data.config import DataConfig, FramesConfig
+from avssl.data.config import DataConfig, FramesConfig, RandAugmentConfig
 from avssl.data.container import MediaError
 from avssl.data.dataset import ClipDataset
 from avssl.data.manifest import Clip, Manifest
@@ -156,6 +156,32 @@ def test_prepared_inputs_have_the_colours_of_the_file(tmp_path: Path) -> None:
     assert (raw.reshape(3, -1).T == (10, 200, 30)).all()
     batch = dataset.finish(dataset.collate([dataset[0, 0]]))
     assert batch["image"].shape == (1, 3, 1, 32, 32) and batch["image"].dtype == torch.float32
+
+
+def test_randaugment_follows_from_the_example_alone(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    data = config(tmp_path, randaugment=RandAugmentConfig(operations=4, magnitude=7, std=0.5))
+    dataset = ClipDataset(open_source(data), data, split=None, training=True)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = [dataset[epoch, 0].inputs["image"] for epoch in range(6)]
+    assert torch.equal(torch.get_rng_state(), before)  # of the masks that a step draws
+    torch.manual_seed(6)
+    again = [dataset[epoch, 0].inputs["image"] for epoch in range(6)]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({x.tobytes() for x in first}) > 3
+    plain = ClipDataset(open_source(data), data, split=None, training=False)
+    assert np.array_equal(plain[0, 0].inputs["image"], plain[1, 0].inputs["image"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"magnitude": 11}, "from 0 to 10"), ({"std": -1}, "std"), ({"operations": 0}, "operations")],
+)
+def test_randaugment_that_makes_no_sense(given: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RandAugmentConfig(**given)
 
 
 def test_a_folder_without_media_says_what_counts(tmp_path: Path) -> None:

@@ -201,6 +201,54 @@ def test_a_stopped_part_goes_on_as_if_nothing_was(
     assert all(torch.equal(a[key], b[key]) for key in b)
 
 
+def test_augmented_pictures_are_the_same_when_a_part_goes_on(
+    model: Path, clips: Path, file: File, result: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [
+        "encoder=video", "in_memory=false", "data.workers=0", "train.repeats=2", "train.epochs=2",
+        "augment.erase=0.5", "augment.mixup.alpha=0.8", "augment.cutmix.probability=0.5",
+        "data.inputs.video.randaugment={operations: 2, magnitude: 7, std: 0.5}",
+        "data.inputs.video.area=[0.3, 1.0]", "data.inputs.video.sampling=segments",
+    ]  # fmt: skip
+    whole = Path(f"{result}-whole")
+    finetune(model, clips, file(), *overrides, f"run={whole}")
+    take, seen = loop._next, []
+
+    def stopping(batches: Iterator[dict[str, Any]], stop: StopRequest) -> dict[str, Any] | None:
+        batch = take(batches, stop)
+        if batch is None:  # it was asked to end
+            return None
+        assert len(batch["video"]) == len(batch["target"]) == 8
+        seen.append(batch["video"])
+        if len(seen) == 5:
+            stop.asked = 2
+        return batch
+
+    monkeypatch.setattr(loop, "_next", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(model, clips, file(), *overrides)
+    monkeypatch.setattr(loop, "_next", take)
+    finetune(model, clips, file(), *overrides)
+    assert losses(result / "seed0") == losses(whole / "seed0")
+    first, second = seen[0].chunk(2)  # the copies of four clips
+    assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["augment.cutmix={}"], r"augment\.cutmix pastes pictures, and audio reads 'audio'"),
+        (["augment.erase=0.25"], r"augment\.erase is for pictures, and audio reads none"),
+        (["train.repeats=2"], r"train\.repeats = 2 reads it more often"),
+    ],
+)
+def test_augmentation_that_cannot_be_is_refused(
+    model: Path, tones: Path, file: File, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        finetune(model, tones, file(), *overrides)
+
+
 def test_a_damaged_checkpoint_is_named_when_its_part_goes_on(
     model: Path,
     tones: Path,
