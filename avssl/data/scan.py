@@ -13,6 +13,8 @@ from pathlib import Path
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip, sidecar, sidecars
+from avssl.data.shards import SUFFIX as TAR
+from avssl.data.shards import shard_clips, shard_files, stored_in
 from avssl.data.stills import SUFFIXES
 from avssl.errors import UserError
 
@@ -41,7 +43,8 @@ Progress = Callable[[int, int, int], None]
 
 
 def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -> list[Clip]:
-    """Rows for the media and picture files below a folder, sorted; not probed yet.
+    """Rows for the media and picture files below a folder, sorted, and for the samples of its tar
+    shards (`avssl.data.shards`); not probed yet.
 
     The first folder below is the label where at least two of them hold files. Where all files lie
     in folders called train, val and test (or valid, validation), these are the splits, and the
@@ -70,18 +73,31 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
     for where, files in _folders(folder):
         inside = Path(where).relative_to(folder)
         for name in sorted(files):
-            if Path(name).suffix.lower() in MEDIA | SUFFIXES and not name.startswith("."):
+            suffix = Path(name).suffix.lower()
+            if (suffix in MEDIA | SUFFIXES or suffix == TAR) and not name.startswith("."):
                 paths.append((inside / name).as_posix())
     paths = _without_companions(paths)
-    if not paths:
-        known = " ".join(sorted(MEDIA | SUFFIXES))
+    splits, labels = _splits_and_labels(paths)
+    rows: list[Clip] = []
+    for path, label, split in zip(paths, labels, splits, strict=True):
+        name = (prefix / path).as_posix()
+        if Path(path).suffix.lower() == TAR:
+            rows += _members(folder / path, name, label, split)
+        else:
+            rows.append(_row(Clip(path=name, label=label, split=split)))
+    if not rows:
+        known = " ".join(sorted(MEDIA | SUFFIXES | {TAR}))
         raise UserError(
             f"no media file or picture lies in {folder} or below; files that count: {known}"
         )
-    splits, labels = _splits_and_labels(paths)
+    return rows
+
+
+def _members(tar: Path, name: str, label: str = "", split: str = "") -> list[Clip]:
+    """Rows for the samples of a tar; what they say themselves goes before what its folders say."""
     return [
-        _row((prefix / path).as_posix(), label, split)
-        for path, label, split in zip(paths, labels, splits, strict=True)
+        _row(dataclasses.replace(clip, label=clip.label or label, split=clip.split or split))
+        for clip in shard_clips(tar, name, MEDIA | SUFFIXES)
     ]
 
 
@@ -127,24 +143,35 @@ def _folders(source: Path) -> Iterator[tuple[str, list[str]]]:
             yield where, files
 
 
-def _row(path: str, label: str, split: str) -> Clip:
+def _row(clip: Clip) -> Clip:
     """A clip that is to be probed, or that cannot be used for its name."""
     try:
-        path.encode()
+        clip.path.encode()
     except UnicodeEncodeError:
-        shown, label = (os.fsencode(x).decode(errors="backslashreplace") for x in (path, label))
-        return Clip(
-            path=shown, label=label, split=split, has_video=False, has_audio=False, reason=NOT_UTF8
+        path, label = (
+            os.fsencode(text).decode(errors="backslashreplace") for text in (clip.path, clip.label)
         )
-    return Clip(path=path, label=label, split=split)
+        return dataclasses.replace(
+            clip, path=path, label=label, has_video=False, has_audio=False, reason=NOT_UTF8
+        )
+    return clip
 
 
 def listed_clips(source: Path) -> Manifest:
-    """The rows of a manifest, or of the manifest.csv in a folder, or of a folder's media files.
+    """The rows of a manifest, or of the manifest.csv in a folder, or of a folder's media files, or
+    of the samples of shards, `a.tar` or `a-{000..010}.tar`, in the folder above all of them.
 
     Raises:
         UserError: there is none of these.
     """
+    shards = shard_files(source)
+    if shards:
+        root = Path(os.path.commonpath([os.path.abspath(file.parent) for file in shards]))
+        names = [Path(os.path.abspath(file)).relative_to(root).as_posix() for file in shards]
+        rows = [_members(file, name) for file, name in zip(shards, names, strict=True)]
+        if not any(rows):
+            raise UserError(f"{source} holds no sample: no member has a name such as key.jpg")
+        return Manifest(root, [clip for part in rows for clip in part])
     if source.is_dir() and (source / "manifest.csv").is_file():
         source = source / "manifest.csv"
     if source.is_dir():
@@ -244,10 +271,10 @@ class ScanCache:
             lines.write(json.dumps({"key": self._key(clip), "recorded": recorded}) + "\n")
 
     def _key(self, clip: Clip) -> str:
-        stamps = [_VERSION, clip.path]
+        stamps = [_VERSION, clip.path, clip.tar_offset]
         for path in (clip.path, clip.wav or sidecar(clip.path)):
             try:
-                status = os.stat(self.root / path)
+                status = os.stat(stored_in(self.root / path, clip))
                 stamps += [path, status.st_size, status.st_mtime_ns]
             except OSError:
                 stamps += [path, -1, -1]

@@ -3,8 +3,6 @@
 Letters: T pictures, K times, H W height and width in pixels.
 """
 
-import io
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avssl.data.container import MediaError
+from avssl.data.container import MediaError, Source, rewound
 
 READER = "pillow"
 SECONDS = 1.0  # a still's length as a clip
@@ -21,7 +19,7 @@ NARROWEST = 50  # times as wide as high, or as high as wide
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # others run programs, or name files
 
 
-def read_still(source: str | os.PathLike[str] | io.BytesIO) -> np.ndarray:
+def read_still(source: Source) -> np.ndarray:
     """A still, upright as its EXIF tag says: uint8 RGB [H, W, 3].
 
     Raises:
@@ -30,7 +28,7 @@ def read_still(source: str | os.PathLike[str] | io.BytesIO) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(source, formats=_FORMATS) as image:
+        with Image.open(rewound(source), formats=_FORMATS) as image:
             upright = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except Image.DecompressionBombError as error:
         raise MediaError(f"too large a picture ({error})") from None
@@ -50,7 +48,7 @@ def read_still(source: str | os.PathLike[str] | io.BytesIO) -> np.ndarray:
 
 
 def still_pictures(
-    source: str | os.PathLike[str] | io.BytesIO,
+    source: Source,
     times: Sequence[float] | np.ndarray,
     *,
     size: tuple[int, int],

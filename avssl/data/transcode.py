@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from avssl.data.container import MediaError, opened
+from avssl.data.container import MediaError, Source, opened
 from avssl.data.manifest import Clip, Manifest, hash_split
 from avssl.data.media import read_clip_sound, read_pictures, scaled_size
 from avssl.data.pictures import EARLY, converted, shown_pictures
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip
 from avssl.data.scan import ProgressLine, ScanCache, listed_clips
+from avssl.data.shards import media_source, stored_in
 from avssl.data.stills import READER
 from avssl.errors import UserError
 from avssl.files import write_whole
@@ -99,11 +100,11 @@ def prepare_clips(
     return 1 if failures else 0
 
 
-def transcode(path: Path, clip: Clip, target: Path, settings: Target) -> None:
+def transcode(path: Source, clip: Clip, target: Path, settings: Target) -> None:
     """Write the pictures of one file as H.264 without B-frames; whole or not at all.
 
     Args:
-        path: the source; clip: its scanned row.
+        path: what is read; clip: its scanned row.
         target: an .mp4.
     """
     import av
@@ -160,6 +161,7 @@ def _finished(job: _Job, kept: ScanCache) -> Clip | None:
         if done is None:
             continue
         source, copy = Path(job.source) / job.clip.path, Path(job.target) / done.path
+        source = stored_in(source, job.clip)
         if source.exists() and copy.stat().st_mtime >= source.stat().st_mtime:
             return done
     return None
@@ -179,7 +181,7 @@ def _prepare(settings: Target, job: _Job) -> Clip:
     if clip.reader == READER:
         _write_still(source, clip, still, settings)
     elif clip.has_video:
-        transcode(source, clip, video, settings)
+        transcode(media_source(source, clip), clip, video, settings)
     made = still if clip.reader == READER else video if clip.has_video else wav
     done = probe_clip(folder, Clip(path=made.relative_to(folder).as_posix()))
     return dataclasses.replace(done, reason="; ".join(filter(None, [clip.reason, done.reason])))
