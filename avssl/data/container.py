@@ -63,7 +63,7 @@ def opened(source: Source) -> Iterator["av.container.InputContainer"]:
 
     try:
         with av.open(
-            rewound(source), metadata_errors="ignore", options={"protocol_whitelist": "file"}
+            rewound(source), "r", metadata_errors="ignore", options={"protocol_whitelist": "file"}
         ) as container:
             yield container
     except av.error.FFmpegError as error:

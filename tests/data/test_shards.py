@@ -150,8 +150,9 @@ def test_sounds_in_a_shard(tmp_path: Path) -> None:
     for name in ("a.wav", "a.flac"):
         soundfile.write(tmp_path / name, wave, 16000)
     members = {
-        "one.wav": (tmp_path / "a.wav").read_bytes(), "two.flac": (tmp_path / "a.flac").read_bytes(),
-    }  # fmt: skip
+        "one.wav": (tmp_path / "a.wav").read_bytes(),
+        "two.flac": (tmp_path / "a.flac").read_bytes(),
+    }
     shard(tmp_path / "data" / "a.tar", members)
     data = config(tmp_path / "data", window=1.0, inputs={"audio": FbankConfig(frames=98, bins=16)})
     dataset = ClipDataset(open_source(data), data, split=None, training=False)
