@@ -205,7 +205,9 @@ def _whole_clip(recipe: Recipe) -> bool:
 class DataConfig:
     """Where the clips come from, and what each graph input is made of."""
 
-    source: str = "corpus:scenes"  # corpus:NAME (built in), a folder of media, or a manifest.csv
+    # corpus:NAME (built in), a folder of media, pictures or tar shards, shards such as
+    # a-{000..010}.tar, or a manifest.csv
+    source: str = "corpus:scenes"
     cache: str | None = (
         None  # built-in corpora and folder scans; null: $AVSSL_CACHE or ~/.cache/avssl
     )
