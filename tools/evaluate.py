@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("model", help="run folder, exported folder or checkpoint")
     parser.add_argument("--task", required=True, choices=["retrieval", "knn", "linear", "finetune"])
-    parser.add_argument("--data", required=True, help="corpus:NAME, folder of media or manifest")
+    parser.add_argument("--data", required=True, help="corpus:NAME, folder, shards or manifest")
     parser.add_argument(
         "--out", type=Path,
         help="folder for results and pictures: a new one, or the one of the same model and task",

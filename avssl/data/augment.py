@@ -10,6 +10,8 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as F
 
 from avssl.data.config import FramesConfig
@@ -20,6 +22,7 @@ _TRIES = 10  # draws of an Inception crop before the largest one of the picture'
 _BLUR = (0.1, 2.0)  # sigma in pixels of a picture of 224, as MoCo v3
 _BLUR_SIDE = 224
 _SOLARISE_FROM = 128
+_LEVELS = 100  # of RandAugment's magnitude
 # 13 places of a multi-scale crop, in quarters of what is left over: corners, edges, in between
 _PLACES = ((0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 4), (2, 0),
            (1, 1), (3, 1), (1, 3), (3, 3))  # fmt: skip
@@ -76,6 +79,25 @@ def coloured(pictures: np.ndarray, recipe: FramesConfig, random: np.random.Gener
     if random.random() < recipe.solarise:
         x = F.solarize(x, threshold=_SOLARISE_FROM)
     return _numpy(x)
+
+
+def randaugmented(
+    pictures: np.ndarray, recipe: FramesConfig, random: np.random.Generator
+) -> np.ndarray:
+    """RandAugment of torchvision: uint8 [T, S, S, 3]."""
+    settings = recipe.randaugment
+    assert settings is not None
+    level = min(max(random.normal(settings.magnitude, settings.std), 0.0), 10.0)
+    transform = RandAugment(
+        num_ops=settings.operations,
+        magnitude=round(level * _LEVELS / 10),
+        num_magnitude_bins=_LEVELS + 1,
+        interpolation=InterpolationMode.BILINEAR,
+        fill=[round(255 * mean) for mean in recipe.mean],
+    )
+    with torch.random.fork_rng(devices=[]):  # it draws from the default generator
+        torch.default_generator.manual_seed(int(random.integers(2**63)))
+        return _numpy(transform(_torch(pictures)))
 
 
 def _jittered(x: Tensor, most: list[float], random: np.random.Generator) -> Tensor:

@@ -1,5 +1,6 @@
 """The `data` section of an experiment: where clips come from, what inputs are made of."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -58,10 +59,33 @@ class FbankConfig:
 
 
 @dataclass(frozen=True)
-class FramesConfig:
-    """Pictures at uniform times of the window: float32 [B, 3, frames, size, size].
+class RandAugmentConfig:
+    """RandAugment (arXiv 1909.13719) as torchvision has it, alike in all pictures of a clip.
 
-    Frame k of K is the picture shown at start + k * seconds / K; RGB / 255, (x - mean) / std.
+    Recipes state timm's numbers, "m7 n4 std 0.5", which are taken over; the scale of the magnitude
+    is timm's, 0 to 10. timm leaves out each operation with probability 0.5, so that half as many
+    are done, draws the magnitude anew for each of them, and has Invert and SolarizeAdd where
+    torchvision has Identity.
+    """
+
+    operations: int = 2  # n
+    magnitude: float = 9.0  # m, 0 to 10
+    std: float = 0.0  # of the magnitude, drawn for each clip
+
+    def __post_init__(self) -> None:
+        positive(self, "operations")
+        if not 0 <= self.magnitude <= 10:
+            raise ValueError(f"magnitude must be from 0 to 10, found {self.magnitude}")
+        if self.std < 0:
+            raise ValueError(f"std must be at least 0, found {self.std}")
+
+
+@dataclass(frozen=True)
+class FramesConfig:
+    """Pictures of a clip: float32 [B, 3, frames, size, size], RGB / 255, (x - mean) / std.
+
+    Frame k of K is the picture shown at start + k * seconds / K of the window, unless `sampling`
+    says otherwise.
     """
 
     type: Literal["frames"] = "frames"
@@ -70,6 +94,12 @@ class FramesConfig:
     # part of the window that the pictures cover: anywhere in training, the middle in evaluation;
     # null: all of it, in step with the sound
     seconds: float | None = None
+    # where the pictures come from: the window, in step with the sound; or, without regard to it,
+    # pictures of the file `stride` apart, from anywhere in the clip (dense; the middle in
+    # evaluation); or one from each of `frames` equal parts of the clip (segments, TSN, arXiv
+    # 1608.00859; the middle of each in evaluation). A clip too short for dense begins anew
+    sampling: Literal["window", "dense", "segments"] = "window"
+    stride: int | None = None  # pictures of the file, with dense
     mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
     std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
     # training: random short side in [low, high] and a random crop, e.g. [256, 320]; null: short
@@ -90,6 +120,7 @@ class FramesConfig:
     grey: float = 0.0
     blur: float = 0.0
     solarise: float = 0.0
+    randaugment: RandAugmentConfig | None = None  # training; for fine-tuning
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,24 +136,46 @@ class FramesConfig:
     def draws(self) -> dict[str, str]:
         """What makes a clip's input another one in each epoch of training, and the value that does
         not."""
-        off = dict.fromkeys(("short_side", "area", "scales", "jitter"), "null")
+        off = dict.fromkeys(("short_side", "area", "scales", "jitter", "randaugment"), "null")
         off |= dict.fromkeys(("flip", "grey", "blur", "solarise"), "0")
         return {name: value for name, value in off.items() if getattr(self, name)}
 
-    def times(self, window: float, length: float, draw: float = 0.5) -> np.ndarray:
-        """When the pictures of a window are shown, s from its start, [frames].
+    @property
+    def whole_clip(self) -> bool:
+        """Whether the pictures come from the whole clip and not from the window."""
+        return self.sampling != "window"
 
-        window: s. length: s of it that the clip fills; what lies behind begins anew. draw: where in
-        it pictures that cover only a part of it lie, from 0, at its start, to 1, at its end.
+    def times(
+        self, window: float, length: float, draw: float | np.ndarray = 0.5, *, fps: float
+    ) -> np.ndarray:
+        """When the pictures are shown, s from the start of the window or the clip, [frames].
+
+        window: s. length: s of it that the clip fills, or of the whole clip; what lies behind
+        begins anew. draw: where in it pictures that cover only a part of it lie, from 0, at its
+        start, to 1, at its end; with segments in each part, a number or [frames]. fps: of the file.
         """
+        number = np.arange(self.frames)
+        if self.sampling == "segments":
+            return (number + draw) * (length / self.frames)
         seconds = window if self.seconds is None else self.seconds
-        times: np.ndarray = np.arange(self.frames) * (seconds / self.frames)
+        if self.stride is not None:
+            seconds = self.frames * self.stride / fps
+        times: np.ndarray = number * (seconds / self.frames)
         return (times + max(length - seconds, 0.0) * draw) % length
 
     def __post_init__(self) -> None:
         positive(self, "frames", "size")
         if self.seconds is not None:
             positive(self, "seconds")
+        if self.stride is not None:
+            positive(self, "stride")
+        if (self.sampling == "dense") != (self.stride is not None):
+            raise ValueError(
+                "stride belongs to sampling: dense, which needs it, found stride: "
+                f"{self.stride or 'null'} and sampling: {self.sampling}"
+            )
+        if self.whole_clip and self.seconds is not None:
+            raise ValueError(f"seconds is a part of the window, but sampling is {self.sampling}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std need three numbers each (R, G, B), std above 0")
         for name in ("flip", "jitter_share", "grey", "blur", "solarise"):
@@ -158,11 +211,17 @@ FixedRecipe = FbankConfig | FramesConfig  # of a window
 Recipe = FixedRecipe | LipsConfig | WaveConfig | TextConfig
 
 
+def _whole_clip(recipe: Recipe) -> bool:
+    return isinstance(recipe, FramesConfig) and recipe.whole_clip
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the clips come from, and what each graph input is made of."""
 
-    source: str = "corpus:scenes"  # corpus:NAME (built in), a folder of media, or a manifest.csv
+    # corpus:NAME (built in), a folder of media, pictures or tar shards, shards such as
+    # a-{000..010}.tar, or a manifest.csv
+    source: str = "corpus:scenes"
     cache: str | None = (
         None  # built-in corpora and folder scans; null: $AVSSL_CACHE or ~/.cache/avssl
     )
@@ -201,6 +260,15 @@ class DataConfig:
                     f"inputs.{name}.seconds is {seconds:g}, longer than the window of "
                     f"{self.window:g} s"
                 )
+
+        whole = [name for name, item in self.inputs.items() if _whole_clip(item)]
+        if whole and len(whole) < len(self.inputs):
+            other = next(name for name in self.inputs if name not in whole)
+            raise ValueError(
+                f"inputs.{whole[0]} takes pictures from the whole clip (sampling) and "
+                f"inputs.{other} from a window: that would not be the same stretch of time; give "
+                "both the same sampling"
+            )
 
     def _check_lengths(self) -> None:
         """Raises ValueError for inputs that do not go together, or without `lengths`."""
@@ -256,7 +324,9 @@ class DataConfig:
 
     @property
     def reach(self) -> float:
-        """Seconds of a clip that are read at most."""
+        """Seconds of a clip that are read at most; infinite where pictures come from all of it."""
+        if any(_whole_clip(item) for item in self.inputs.values()):
+            return math.inf
         return self.window if self.lengths is None else self.lengths.longest
 
     @property

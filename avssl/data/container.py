@@ -1,6 +1,7 @@
 """Opening media containers with PyAV: which streams count, and what makes a file bad."""
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +15,55 @@ class MediaError(Exception):
     """Why a file, or one stream of it, cannot be used: one clause without the file's name."""
 
 
+class Member(io.BytesIO):
+    """A file inside a tar, in memory.
+
+    Attributes:
+        name: path of the tar, a slash, and its name there.
+    """
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+Source = str | os.PathLike[str] | Member  # what readers take
+
+
+def rewound(source: Source) -> str | Member:
+    """A member from its beginning; a path as an absolute one, for a name with a colon or a dash is
+    a file, not an URL or an option.
+
+    Raises MediaError when it is empty, OSError when there is no such file.
+    """
+    if isinstance(source, Member):
+        source.seek(0)
+        size = source.getbuffer().nbytes
+    else:
+        source = os.path.abspath(source)
+        size = os.path.getsize(source)
+    if size == 0:
+        raise MediaError("the file is empty")
+    return source
+
+
+def is_wav(source: Source) -> bool:
+    """Whether a file or member is a wav, by its name."""
+    name = source.name if isinstance(source, Member) else os.fspath(source)
+    return name.lower().endswith(".wav")
+
+
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator["av.container.InputContainer"]:
+def opened(source: Source) -> Iterator["av.container.InputContainer"]:
     """A container that is closed in any case (an open one leaks); FFmpeg's errors as MediaError.
 
     Only local files are opened, also by what a playlist inside the file names.
     """
     import av
 
-    path = os.path.abspath(path)  # a name with a colon or a dash is a file, not an URL or an option
     try:
-        if os.path.getsize(path) == 0:
-            raise MediaError("the file is empty")
         with av.open(
-            path, metadata_errors="ignore", options={"protocol_whitelist": "file"}
+            rewound(source), "r", metadata_errors="ignore", options={"protocol_whitelist": "file"}
         ) as container:
             yield container
     except av.error.FFmpegError as error:

@@ -23,6 +23,7 @@ from avssl.data.manifest import Clip, Manifest
 from avssl.data.media import MediaError, read_clip_sound, read_pictures, scaled_size
 from avssl.data.timed import TimedCaller
 from avssl.data.usable import Check, Misfit, by_reason, extent, in_share, nothing_usable
+from avssl.data.views import View, Views
 from avssl.errors import UserError
 
 _REPLACEMENTS = 8  # clips tried in place of an unreadable one
@@ -56,6 +57,7 @@ class ClipDataset(Dataset[Sample]):
         training: random window and augmentation; None: only in the train split.
         replace: another clip stands in for an unreadable one; without, its row is left out of the
             batch, which may be empty.
+        views: of each clip, one after the other; for a test, which replaces none.
 
     Attributes:
         clips: the clips that serve, in manifest order. rows: their rows in the manifest.
@@ -77,12 +79,14 @@ class ClipDataset(Dataset[Sample]):
         seed: int = 0,
         training: bool | None = None,
         replace: bool = True,
+        views: Views = Views(),  # noqa: B008 (it cannot be changed)
     ) -> None:
         self.root = manifest.root
         self.config = config
         self.split = split
         self.seed = seed
         self.replace = replace
+        self.views = views
         self.training = split == "train" if training is None else training
         self.classes = manifest.classes()
         self.clips: list[Clip] = []
@@ -120,7 +124,7 @@ class ClipDataset(Dataset[Sample]):
         self._timed = TimedCaller()
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self.clips) * len(self.views)
 
     @property
     def counts(self) -> str:
@@ -146,7 +150,8 @@ class ClipDataset(Dataset[Sample]):
         return "\n".join(lines)
 
     def __getitem__(self, item: Item) -> Sample:
-        """The example `index` of `epoch`; an unreadable clip is replaced by another one.
+        """The example `index` of `epoch`; an unreadable clip is replaced by another one. With V
+        views, view v of clip n is at n V + v.
 
         That is no longer than the third entry of `item` says, what the clips of its batch are
         padded to, and no shorter than the fourth; the last replacements tried may be shorter.
@@ -154,7 +159,8 @@ class ClipDataset(Dataset[Sample]):
         Returns:
             A sample; one without inputs if it is not replaced, or the replacements were unreadable.
         """
-        epoch, index = item[:2]
+        epoch, place = item[:2]
+        index, view = divmod(place, len(self.views))
         padding = item[2] if len(item) > 2 else (0, 0)
         shortest = item[3] if len(item) > 3 else 0
         failures: list[tuple[str, str]] = []
@@ -168,7 +174,9 @@ class ClipDataset(Dataset[Sample]):
                 )
             )
             try:
-                inputs = self._timed(self._read, chosen, random, limit=self.config.time_limit)
+                inputs = self._timed(
+                    self._read, chosen, random, self.views[view], limit=self.config.time_limit
+                )
             except (MediaError, TimeoutError) as error:
                 failures.append((self.clips[chosen].path, str(error)))
                 continue
@@ -217,9 +225,9 @@ class ClipDataset(Dataset[Sample]):
         """Whether a window lies elsewhere in each epoch."""
         return self.training and self.config.window_position == "random"
 
-    def _read(self, index: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    def _read(self, index: int, random: np.random.Generator, view: View) -> dict[str, np.ndarray]:
         clip = self.clips[index]
-        window = self.config.window
+        window = self.config.reach
         begin, length = extent(clip, video=self.config.needs_video)
         if self.config.lengths is not None:
             own = random if self.training else None
@@ -229,7 +237,7 @@ class ClipDataset(Dataset[Sample]):
             texts = [n for n, item in self.config.inputs.items() if isinstance(item, TextConfig)]
             return raw | dict.fromkeys(texts, self._units[index])
         spare = length - window
-        draw = float(random.random()) if self._moving else 0.5
+        draw = float(random.random()) if self._moving else view.place
         start = begin + max(spare, 0.0) * draw
         # a clip shorter than the window is repeated: sound and pictures with the same period
         period = window if spare >= 0 else length
@@ -238,7 +246,7 @@ class ClipDataset(Dataset[Sample]):
             if isinstance(recipe, FbankConfig):
                 inputs[name] = self._sound(clip, recipe, start, period, random)
             elif isinstance(recipe, FramesConfig):
-                inputs[name] = self._pictures(clip, recipe, start, period, random)
+                inputs[name] = self._pictures(clip, recipe, start, period, random, view)
         return inputs
 
     def _sound(
@@ -272,12 +280,17 @@ class ClipDataset(Dataset[Sample]):
         start: float,
         period: float,
         random: np.random.Generator,
+        view: View,
     ) -> np.ndarray:
-        draw = 0.5
-        if recipe.seconds is not None and self._moving:
+        draw: float | np.ndarray = view.place
+        if recipe.sampling == "segments":
+            draw = random.random(recipe.frames) if self._moving else view.offset
+        elif self._moving and (recipe.seconds is not None or recipe.sampling == "dense"):
             draw = float(random.random())
-        times = start + recipe.times(self.config.window, period, draw)
-        short_side, across, down, flip = recipe.size, 0.5, 0.5, False
+        assert clip.fps is not None
+        times = start + recipe.times(self.config.window, period, draw, fps=clip.fps)
+        # one of the sides has nothing to spare in evaluation
+        short_side, across, down, flip = recipe.size, view.crop, view.crop, False
         if self.training and recipe.short_side is not None:
             low, high = recipe.short_side
             short_side = int(random.integers(low, high + 1))
@@ -296,6 +309,10 @@ class ClipDataset(Dataset[Sample]):
             from avssl.data.augment import coloured
 
             pictures = coloured(pictures, recipe, random)
+        if self.training and recipe.randaugment is not None:
+            from avssl.data.augment import randaugmented
+
+            pictures = randaugmented(pictures, recipe, random)
         if flip:
             pictures = pictures[:, :, ::-1]
         return np.ascontiguousarray(pictures.transpose(3, 0, 1, 2))  # [3, T, H, W]

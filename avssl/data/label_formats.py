@@ -1,10 +1,13 @@
-"""Readers of published label files: AudioSet, VGGSound, ESC, Kinetics and UCF101, line by line."""
+"""Readers of published label files: AudioSet, VGGSound, ESC, Kinetics, UCF101, Something-Something,
+and the lists of VideoMAE and MVD."""
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from avssl.data.manifest import SPLITS
 from avssl.errors import UserError
@@ -174,6 +177,73 @@ def _ucf101(file: Path, split: str) -> Iterator[Entry]:
             yield Entry((path.stem,), (path.parent.name,), given)
 
 
+def _videomae(file: Path, split: str) -> Iterator[Entry]:
+    """`path label` a line, as VideoMAE and MVD list Kinetics and Something-Something: train.csv,
+    val.csv and test.csv, whose labels are numbers; the path's folders do not count."""
+    split = split or _split_in(file)
+    for number, line in enumerate(label_text(file).splitlines(), 1):
+        if not line.strip():
+            continue
+        found = re.fullmatch(r"(\S.*\.\w+)\s+(\d+)\s*", line)
+        if found is None:
+            raise UserError(
+                f"{file}, line {number}: {line!r} is not a media file and the number of its class "
+                "with a space between; lists of folders of frames are not read"
+            )
+        yield Entry((PurePosixPath(found[1]).stem,), (found[2],), split)
+
+
+SOMETHING_LABELS = ("labels.json", "something-something-v2-labels.json")
+
+
+def _something(file: Path, split: str) -> Iterator[Entry]:
+    """Something-Something v2's train, validation and test lists: `id` is the file's name, and
+    `template` without its brackets the class, which labels.json beside lists; test has none."""
+    split = split or _split_in(file)
+    index = next((x for x in map(file.with_name, SOMETHING_LABELS) if x.is_file()), None)
+    if index is None:
+        raise UserError(
+            f"{file} needs the list of classes beside it, called {' or '.join(SOMETHING_LABELS)}"
+        )
+    classes, entries = _json(index, dict), _json(file, list)
+    for number, entry in enumerate(entries, 1):
+        where = f"{file}, entry {number}"
+        if not isinstance(entry, dict) or not str(entry.get("id", "")):
+            raise UserError(f"{where}: {str(entry)[:60]!r} has no id")
+        labels: tuple[str, ...] = ()
+        if "template" in entry:
+            name = str(entry["template"]).replace("[", "").replace("]", "")
+            if name not in classes:
+                raise UserError(f"{where}: {name!r} is no class that {index} lists")
+            labels = (name,)
+        yield Entry((str(entry["id"]),), labels, split)
+
+
+def _split_in(file: Path) -> str:
+    """The split that a list's name says.
+
+    Raises UserError when it says none.
+    """
+    found = re.findall(r"train|val|test", file.stem.lower())
+    if not found:
+        raise UserError(
+            f"the name of {file} does not say its split: write train={file}, val={file} or "
+            f"test={file}"
+        )
+    return str(found[-1])
+
+
+def _json(file: Path, kind: type) -> Any:
+    try:
+        found = json.loads(label_text(file))
+    except ValueError as error:
+        raise UserError(f"{file} is no JSON: {error}") from None
+    if not isinstance(found, kind):
+        what = "list of clips" if kind is list else "table of classes"
+        raise UserError(f"{file} holds no {what}")
+    return found
+
+
 def _stems(video: str, start: float, end: float) -> tuple[str, ...]:
     """Names that download tools give to a segment of a video."""
     return (
@@ -201,4 +271,6 @@ FORMATS = {
     "kinetics": _KINETICS,
     "kinetics-sounds": _KINETICS,
     "ucf101": Format(r"^\w+/v_\w+\.\w+", "Class/v_Class_g01_c01.avi", _ucf101, any_case=True),
+    "something-something": Format(r"^\[\s*(\{|$)", '[{"id": ...}, ...]', _something),
+    "videomae": Format(r"^\S.*\.\w+\s+\d+\s*$", "path/of/clip.mp4 CLASS_NUMBER", _videomae),
 }

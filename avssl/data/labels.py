@@ -1,4 +1,4 @@
-"""Label files in their published formats (AudioSet, VGGSound, ESC, Kinetics, UCF101) as manifests.
+"""Label files in their published formats (AudioSet, Kinetics and others) as manifests.
 
 A label file lists clips by an identifier; the media lie in a folder under names made from it. The
 rows that result have `label`, `split` and, where the format has them, the columns `fold`,
@@ -99,7 +99,8 @@ def read_labels(
         return stem.lower() if recipe.any_case else stem
 
     paths: dict[str, list[str]] = {}
-    for clip in folder_clips(folder, folder):
+    files_there = {clip.path: clip for clip in folder_clips(folder, folder)}
+    for clip in files_there.values():
         paths.setdefault(key(PurePosixPath(clip.path).stem), []).append(clip.path)
     missing, others, listed = [], 0, 0
     met: set[str] = set()
@@ -122,7 +123,9 @@ def read_labels(
         if len(paths[stem]) > 1:
             ambiguous[stem] = paths[stem]
         label = SEPARATOR.join(name.replace(SEPARATOR, ",") for name in labels)
-        clip = Clip(path=path, label=label, split=entry.split, extra=entry.extra)
+        clip = dataclasses.replace(
+            files_there[path], label=label, split=entry.split, extra=entry.extra
+        )
         other = found.setdefault((path, *_segment(clip.extra)), clip)
         if other != clip:
             raise UserError(_twice(path, _said(other), _said(clip)))

@@ -30,7 +30,8 @@ class Clip:
     text: str = ""
     split: str = ""  # train, val or test
     # recorded by the scan
-    reader: str = ""  # decord, pyav (may seek) or pyav-linear (decodes from the start); "": none
+    # decord, pyav (may seek), pyav-linear (decodes from the start) or pillow (stills); "": none
+    reader: str = ""
     has_video: bool | None = None  # None: not scanned yet
     has_audio: bool | None = None
     duration: float | None = None  # s, of the picture; of the sound in files without a picture
@@ -42,6 +43,9 @@ class Clip:
     wav: str = ""  # 16 kHz wav beside the clip that replaces the container's sound
     sound_offset: float = 0.0  # s from the first picture to the first sample
     sound_duration: float | None = None  # s
+    # where the file lies in its tar, of a member of a shard
+    tar_offset: int | None = None  # bytes
+    tar_bytes: int | None = None
     reason: str = ""  # why the clip, or one of its streams, cannot be used
     extra: dict[str, str] = field(
         default_factory=dict
@@ -58,7 +62,7 @@ class Clip:
         return self.has_video is not None
 
 
-_COLUMNS = [item.name for item in dataclasses.fields(Clip) if item.name != "extra"]
+COLUMNS = [item.name for item in dataclasses.fields(Clip) if item.name != "extra"]
 _TYPES = typing.get_type_hints(Clip)
 
 
@@ -110,9 +114,9 @@ class Manifest:
         extra = list(dict.fromkeys(key for clip in self.clips for key in clip.extra))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_COLUMNS + extra)
+        writer.writerow(COLUMNS + extra)
         for clip in self.clips:
-            cells = [_cell(getattr(clip, name)) for name in _COLUMNS]
+            cells = [_cell(getattr(clip, name)) for name in COLUMNS]
             writer.writerow(cells + [clip.extra.get(key, "") for key in extra])
         write_whole(Path(path), text.getvalue())
 

@@ -14,6 +14,7 @@ import numpy as np
 from avssl.data.container import MediaError
 from avssl.data.manifest import Clip
 from avssl.data.pictures import DECORD_REFUSES, READERS
+from avssl.data.shards import media_source
 from avssl.data.sound import read_sound
 
 __all__ = ["MediaError", "read_clip_sound", "read_pictures", "scaled_size"]
@@ -47,7 +48,7 @@ def read_pictures(
     if reader == "decord" and (size[0] in DECORD_REFUSES or not _has_decord()):
         reader = "pyav-linear"
     return READERS[reader](
-        path,
+        media_source(path, clip),
         times,
         size=size,
         rotation=clip.rotation,
@@ -68,8 +69,10 @@ def read_clip_sound(
     """
     if not clip.has_audio:
         raise MediaError(clip.reason or "has no sound")
+    # a wav beside the clip is a file of its own
+    source = path if clip.wav else media_source(path, clip)
     return read_sound(
-        path, start=start, seconds=seconds, sample_rate=sample_rate, offset=clip.sound_offset
+        source, start=start, seconds=seconds, sample_rate=sample_rate, offset=clip.sound_offset
     )
 
 

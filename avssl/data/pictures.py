@@ -4,14 +4,14 @@ Letters: K pictures, H W height and width in pixels. Times are seconds from the 
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avssl.data.container import MediaError, opened, packets, video_stream
+from avssl.data import stills
+from avssl.data.container import MediaError, Source, opened, packets, rewound, video_stream
 
 if TYPE_CHECKING:
     import av
@@ -38,7 +38,7 @@ class _TooLate(Exception):
 
 
 def decord_pictures(
-    path: str | os.PathLike[str],
+    path: Source,
     times: Sequence[float] | np.ndarray,
     *,
     size: tuple[int, int],
@@ -48,7 +48,8 @@ def decord_pictures(
     """Read with decord, which seeks, resizes while decoding and turns pictures upright itself.
 
     Args:
-        path: the file. It is opened here, in the process that reads, and closed again.
+        path: the file, or a member of a tar. A file is opened here, in the process that reads, and
+            closed again.
         times: K times, in any order.
         size: upright width and height of the result.
         rotation: not needed; part of the common interface.
@@ -79,7 +80,7 @@ def decord_pictures(
 
 
 def pyav_pictures(
-    path: str | os.PathLike[str],
+    path: Source,
     times: Sequence[float] | np.ndarray,
     *,
     size: tuple[int, int],
@@ -112,7 +113,7 @@ def pyav_pictures(
 
 
 def linear_pictures(
-    path: str | os.PathLike[str],
+    path: Source,
     times: Sequence[float] | np.ndarray,
     *,
     size: tuple[int, int],
@@ -142,6 +143,7 @@ READERS: dict[str, Reader] = {
     "decord": decord_pictures,
     "pyav": pyav_pictures,
     "pyav-linear": linear_pictures,
+    stills.READER: stills.still_pictures,
 }
 
 
@@ -185,7 +187,7 @@ def _one_thread() -> dict[str, int]:
     return {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 
-def decord_times(path: str | os.PathLike[str]) -> np.ndarray:
+def decord_times(path: Source) -> np.ndarray:
     """The times that decord gives the pictures, float64 [N], in s from the first."""
     return _starts(_open_decord(path, (32, 32)))
 
@@ -207,11 +209,14 @@ def _starts(reader) -> np.ndarray:  # type: ignore[no-untyped-def]
     return starts - starts[0]
 
 
-def _open_decord(path: str | os.PathLike[str], size: tuple[int, int]):  # type: ignore[no-untyped-def]
+def _open_decord(path: Source, size: tuple[int, int]):  # type: ignore[no-untyped-def]
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
-    file = os.path.abspath(path)
+    try:
+        file = rewound(path)
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror})") from None
     with _decord("decord cannot open it"):
         reader = decord.VideoReader(
             file, ctx=decord.cpu(0), width=size[0], height=size[1], num_threads=1

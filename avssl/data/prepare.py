@@ -22,6 +22,8 @@ from avssl.data.scan import (
     listed_clips,
     scan_clips,
 )
+from avssl.data.shards import SAMPLE, shard_files
+from avssl.data.shards import SUFFIX as TAR
 from avssl.errors import UserError
 from avssl.files import cache_folder
 
@@ -67,6 +69,11 @@ def prepare_manifest(
     elif source.is_dir():
         out = out or source / "manifest.csv"
         manifest = Manifest(out.parent, folder_clips(source, out.parent))
+    elif shard_files(source):
+        manifest = listed_clips(source)
+        out = out or manifest.root / "manifest.csv"
+        if os.path.abspath(out.parent) != os.path.abspath(manifest.root):
+            raise UserError(f"--out {out} must lie in {manifest.root}, the folder of the shards")
     else:
         manifest = Manifest.read(source)
         out = out or source
@@ -75,7 +82,7 @@ def prepare_manifest(
                 f"{out} would lie in another folder than {source}, whose paths are relative to its "
                 "own: write it beside, under another name"
             )
-    named = [row for row, clip in enumerate(manifest.clips) if clip.reason != NOT_UTF8]
+    named = [row for row, clip in enumerate(manifest.clips) if not _listed_bad(clip)]
     unscanned = [row for row in named if again or not manifest.clips[row].scanned]
     clips = list(manifest.clips)
     kept = ScanCache.of(manifest.root, cache_folder())
@@ -155,7 +162,7 @@ def check_data(source: Path, *, workers: int, limit: float) -> int:
 
 def check_clip(root: str, clip: Clip) -> str:
     """What is wrong with a clip: damage, or facts that differ from its row; "" if nothing is."""
-    if clip.reason == NOT_UTF8:
+    if _listed_bad(clip):
         return clip.reason
     probed = probe_clip(root, _user_columns(clip))
     if probed.reason:
@@ -177,6 +184,13 @@ def check_clip(root: str, clip: Clip) -> str:
     return ""
 
 
+def _listed_bad(clip: Clip) -> bool:
+    """Whether the listing already said why a clip cannot be used: its name, or its shard."""
+    return (
+        clip.reason == NOT_UTF8 or Path(clip.path).suffix == TAR or clip.reason.startswith(SAMPLE)
+    )
+
+
 def _without_found_wav(clip: Clip) -> Clip:
     """The row without the wav of the same name that a scan found, which may be gone or new."""
     if clip.wav and clip.wav != sidecar(clip.path):
@@ -186,7 +200,7 @@ def _without_found_wav(clip: Clip) -> Clip:
 
 def _user_columns(clip: Clip) -> Clip:
     """The row without what a scan records."""
-    names = ("path", "start", "end", "label", "text", "split", "wav", "sound_offset", "extra")
+    names = ("path start end label text split wav sound_offset tar_offset tar_bytes extra").split()
     return Clip(**{name: getattr(clip, name) for name in names})
 
 

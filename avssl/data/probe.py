@@ -11,10 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from avssl.data.container import MediaError, audio_stream, opened, video_stream
+from avssl.data.container import (
+    MediaError,
+    Source,
+    audio_stream,
+    is_wav,
+    opened,
+    rewound,
+    video_stream,
+)
 from avssl.data.manifest import Clip
 from avssl.data.pictures import READERS, converted, decord_times, shown_pictures
+from avssl.data.shards import media_source
 from avssl.data.sound import mono_samples, sound_frames
+from avssl.data.stills import READER, SECONDS, SUFFIXES, read_still
 
 _PRINT = (32, 16)  # pixels: width and height of the small pictures that are compared
 _KEYFRAMES = 2  # keyframes around which a reader must prove itself
@@ -47,12 +57,15 @@ def probe_clip(root: str | os.PathLike[str], clip: Clip) -> Clip:
 
     Args:
         root: the manifest's folder.
-        clip: a row; its `wav`, or a wav of the same name beside the file, replaces the sound.
+        clip: a row; its `wav`, or a wav of the same name beside the file, replaces the sound. A
+            still has no sound.
     """
-    path = Path(root) / clip.path
     reasons: list[str] = []
     found: dict[str, object] = {"has_video": False, "has_audio": False, "reader": ""}
     try:
+        path = media_source(Path(root) / clip.path, clip)
+        if Path(clip.path).suffix.lower() in SUFFIXES:
+            return _probe_still(path, clip)
         has_video, has_audio = _streams(path)
     except MediaError as error:
         return dataclasses.replace(clip, **found, reason=str(error))  # type: ignore[arg-type]
@@ -74,9 +87,9 @@ def probe_clip(root: str | os.PathLike[str], clip: Clip) -> Clip:
         except MediaError as error:
             reasons.append(f"picture: {error}")
     wav = clip.wav or _beside(Path(root), clip)
-    if wav or path.suffix.lower() == ".wav":  # both are read by soundfile
+    if wav or is_wav(path):  # both are read by soundfile
         try:
-            seconds = wav_seconds(Path(root) / (wav or clip.path))
+            seconds = wav_seconds(Path(root) / wav if wav else path)
             found |= {"wav": wav, "has_audio": True, "sound_duration": seconds}
         except MediaError as error:
             reasons.append(f"sound: {error}")
@@ -97,7 +110,28 @@ def probe_clip(root: str | os.PathLike[str], clip: Clip) -> Clip:
     return dataclasses.replace(clip, **found, reason="; ".join(reasons))  # type: ignore[arg-type]
 
 
-def choose_reader(path: str | os.PathLike[str], picture: _Picture) -> str:
+def _probe_still(path: Source, clip: Clip) -> Clip:
+    """A picture's row: a clip of one picture.
+
+    Raises MediaError when it cannot be read.
+    """
+    height, width = read_still(path).shape[:2]
+    return dataclasses.replace(
+        clip,
+        has_video=True,
+        has_audio=False,
+        reader=READER,
+        duration=SECONDS,
+        fps=1 / SECONDS,
+        frames=1,
+        width=width,
+        height=height,
+        rotation=0,
+        reason="",
+    )
+
+
+def choose_reader(path: Source, picture: _Picture) -> str:
     """The fastest reader that gives the pictures which decoding from the start gives."""
     if picture.container.startswith(_SEEKABLE):
         for name in reader_order(picture.width, picture.height):
@@ -112,7 +146,7 @@ def reader_order(width: int, height: int) -> tuple[str, str]:
     return ("pyav", "decord") if min(width, height) < _SMALL else ("decord", "pyav")
 
 
-def wav_seconds(path: Path) -> float:
+def wav_seconds(path: Source) -> float:
     """Length of a wav, which is read to its end.
 
     Raises:
@@ -121,7 +155,7 @@ def wav_seconds(path: Path) -> float:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(rewound(path)) as file:
             count = sum(len(block) for block in file.blocks(1 << 16, dtype="float32"))
             if count == 0:
                 raise MediaError("the wav holds no sample")
@@ -134,14 +168,14 @@ def wav_seconds(path: Path) -> float:
         raise MediaError(f"the wav cannot be read ({error.strerror})") from None
 
 
-def _streams(path: Path) -> tuple[bool, bool]:
-    if path.suffix.lower() == ".wav":
+def _streams(path: Source) -> tuple[bool, bool]:
+    if is_wav(path):
         return False, True
     with opened(path) as container:
         return video_stream(container) is not None, audio_stream(container) is not None
 
 
-def _decode_pictures(path: Path) -> _Picture:
+def _decode_pictures(path: Source) -> _Picture:
     times: list[float] = []
     prints: list[np.ndarray] = []
     with opened(path) as container:
@@ -193,7 +227,7 @@ def _decode_pictures(path: Path) -> _Picture:
     )
 
 
-def _count_packets(path: Path) -> tuple[int, int]:
+def _count_packets(path: Source) -> tuple[int, int]:
     """Packets with a picture, and how many of them are decoded without being shown."""
     total = hidden = 0
     with opened(path) as container:
@@ -204,7 +238,7 @@ def _count_packets(path: Path) -> tuple[int, int]:
     return total, hidden
 
 
-def _decode_sound(path: Path) -> tuple[float, float]:
+def _decode_sound(path: Source) -> tuple[float, float]:
     """The container's time of the first sample, and the length, in s; decodes everything."""
     begin: float | None = None
     end = 0.0
@@ -221,7 +255,7 @@ def _decode_sound(path: Path) -> tuple[float, float]:
     return begin, end - begin
 
 
-def _agrees(name: str, path: str | os.PathLike[str], picture: _Picture) -> bool:
+def _agrees(name: str, path: Source, picture: _Picture) -> bool:
     """Whether a reader gives the right pictures: a spread of them at once, and single ones.
 
     Seeking goes wrong next to keyframes (open groups of pictures, B-frames) and at the end.

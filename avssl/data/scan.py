@@ -13,30 +13,44 @@ from pathlib import Path
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip, sidecar, sidecars
+from avssl.data.shards import SUFFIX as TAR
+from avssl.data.shards import shard_clips, shard_files, stored_in
+from avssl.data.stills import SUFFIXES
 from avssl.errors import UserError
 
+# of files that hold video or sound; those of pictures are `stills.SUFFIXES`
 MEDIA = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .flv .wmv .3gp .ogv "
     ".wav .flac .mp3 .m4a .aac .ogg .opus".split()
 )
 TIME_LIMIT = 120.0  # s for one file
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 NOT_UTF8 = "its name is not UTF-8: rename it"
 _RECORDED = (
     "reader has_video has_audio duration fps frames width height rotation wav sound_offset "
     "sound_duration reason"
 ).split()
-_VERSION = 3  # of what a probe records; older kept results are not used
+_VERSION = 4  # of what a probe records; older kept results are not used
 
 # Called with the number done, the total and the number of files with a fault.
 Progress = Callable[[int, int, int], None]
 
 
 def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -> list[Clip]:
-    """Rows for the media files below a folder, sorted; not probed yet.
+    """Rows for the media and picture files below a folder, sorted, and for the samples of its tar
+    shards (`avssl.data.shards`); not probed yet.
 
-    The first folder below is the label where at least two of them hold files. A wav beside a file
-    of the same name is that file's sound and no clip of its own. Hidden files are left out, and so
-    are linked folders that are above `folder` or come up otherwise. A file whose name is not UTF-8
+    The first folder below is the label where at least two of them hold files. Where all files lie
+    in folders called train, val and test (or valid, validation), these are the splits, and the
+    folders in them the labels. A wav beside a file of the same name is that file's sound and no
+    clip of its own, and neither is a picture beside one. Hidden files are left out, and so are
+    linked folders that are above `folder` or come up otherwise. A file whose name is not UTF-8
     is a row with a reason, its odd bytes as \\x.. in the path.
 
     Args:
@@ -44,7 +58,7 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
         root: the manifest's folder, at or above `folder`.
 
     Raises:
-        UserError: no such folder, no media in it, or it does not lie below the root.
+        UserError: no such folder, no media or picture in it, or it does not lie below the root.
     """
     folder, root = Path(folder), Path(root)
     if not folder.is_dir():
@@ -59,18 +73,54 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
     for where, files in _folders(folder):
         inside = Path(where).relative_to(folder)
         for name in sorted(files):
-            if Path(name).suffix.lower() in MEDIA and not name.startswith("."):
+            suffix = Path(name).suffix.lower()
+            if (suffix in MEDIA | SUFFIXES or suffix == TAR) and not name.startswith("."):
                 paths.append((inside / name).as_posix())
-    skip = sidecars(paths)
-    paths = sorted(path for path in paths if path not in skip)
-    if not paths:
-        known = " ".join(sorted(MEDIA))
-        raise UserError(f"no media file lies in {folder} or below; files that count: {known}")
-    tops = {path.split("/")[0] for path in paths if "/" in path}
-    labels = [path.split("/")[0] if len(tops) >= 2 and "/" in path else "" for path in paths]
+    paths = _without_companions(paths)
+    splits, labels = _splits_and_labels(paths)
+    rows: list[Clip] = []
+    for path, label, split in zip(paths, labels, splits, strict=True):
+        name = (prefix / path).as_posix()
+        if Path(path).suffix.lower() == TAR:
+            rows += _members(folder / path, name, label, split)
+        else:
+            rows.append(_row(Clip(path=name, label=label, split=split)))
+    if not rows:
+        known = " ".join(sorted(MEDIA | SUFFIXES | {TAR}))
+        raise UserError(
+            f"no media file or picture lies in {folder} or below; files that count: {known}"
+        )
+    return rows
+
+
+def _members(tar: Path, name: str, label: str = "", split: str = "") -> list[Clip]:
+    """Rows for the samples of a tar; what they say themselves goes before what its folders say."""
     return [
-        _row((prefix / path).as_posix(), label) for path, label in zip(paths, labels, strict=True)
+        _row(dataclasses.replace(clip, label=clip.label or label, split=clip.split or split))
+        for clip in shard_clips(tar, name, MEDIA | SUFFIXES)
     ]
+
+
+def _without_companions(paths: list[str]) -> list[str]:
+    """Sorted, without pictures and wavs that only go with a file of the same name."""
+    stills = {path for path in paths if Path(path).suffix.lower() in SUFFIXES}
+    media = [path for path in paths if path not in stills]
+    stems = {str(Path(path).with_suffix("")) for path in media}
+    covers = {path for path in stills if str(Path(path).with_suffix("")) in stems}
+    return sorted(set(paths) - covers - sidecars(media))
+
+
+def _splits_and_labels(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What the folders say of each file; "" for nothing."""
+    parts = [path.split("/") for path in paths]
+    splits = [_SPLIT_FOLDERS.get(part[0].lower(), "") if len(part) > 1 else "" for part in parts]
+    if all(splits):
+        parts = [part[1:] for part in parts]
+    if not all(splits) or len(set(splits)) < 2:  # one alone: all by path
+        splits = [""] * len(paths)
+    folders = [part[0] if len(part) > 1 else "" for part in parts]
+    labels = folders if len(set(folders) - {""}) >= 2 else [""] * len(paths)
+    return splits, labels
 
 
 def _folders(source: Path) -> Iterator[tuple[str, list[str]]]:
@@ -93,22 +143,35 @@ def _folders(source: Path) -> Iterator[tuple[str, list[str]]]:
             yield where, files
 
 
-def _row(path: str, label: str) -> Clip:
+def _row(clip: Clip) -> Clip:
     """A clip that is to be probed, or that cannot be used for its name."""
     try:
-        path.encode()
+        clip.path.encode()
     except UnicodeEncodeError:
-        shown, label = (os.fsencode(x).decode(errors="backslashreplace") for x in (path, label))
-        return Clip(path=shown, label=label, has_video=False, has_audio=False, reason=NOT_UTF8)
-    return Clip(path=path, label=label)
+        path, label = (
+            os.fsencode(text).decode(errors="backslashreplace") for text in (clip.path, clip.label)
+        )
+        return dataclasses.replace(
+            clip, path=path, label=label, has_video=False, has_audio=False, reason=NOT_UTF8
+        )
+    return clip
 
 
 def listed_clips(source: Path) -> Manifest:
-    """The rows of a manifest, or of the manifest.csv in a folder, or of a folder's media files.
+    """The rows of a manifest, or of the manifest.csv in a folder, or of a folder's media files, or
+    of the samples of shards, `a.tar` or `a-{000..010}.tar`, in the folder above all of them.
 
     Raises:
         UserError: there is none of these.
     """
+    shards = shard_files(source)
+    if shards:
+        root = Path(os.path.commonpath([os.path.abspath(file.parent) for file in shards]))
+        names = [Path(os.path.abspath(file)).relative_to(root).as_posix() for file in shards]
+        rows = [_members(file, name) for file, name in zip(shards, names, strict=True)]
+        if not any(rows):
+            raise UserError(f"{source} holds no sample: no member has a name such as key.jpg")
+        return Manifest(root, [clip for part in rows for clip in part])
     if source.is_dir() and (source / "manifest.csv").is_file():
         source = source / "manifest.csv"
     if source.is_dir():
@@ -208,10 +271,10 @@ class ScanCache:
             lines.write(json.dumps({"key": self._key(clip), "recorded": recorded}) + "\n")
 
     def _key(self, clip: Clip) -> str:
-        stamps = [_VERSION, clip.path]
+        stamps = [_VERSION, clip.path, clip.tar_offset]
         for path in (clip.path, clip.wav or sidecar(clip.path)):
             try:
-                status = os.stat(self.root / path)
+                status = os.stat(stored_in(self.root / path, clip))
                 stamps += [path, status.st_size, status.st_mtime_ns]
             except OSError:
                 stamps += [path, -1, -1]

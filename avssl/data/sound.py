@@ -6,13 +6,12 @@ Channels are averaged (FFmpeg's own down-mix gives 0.707 (L+R)).
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from avssl.data.container import MediaError, audio_stream, opened, packets
+from avssl.data.container import MediaError, Source, audio_stream, is_wav, opened, packets, rewound
 
 if TYPE_CHECKING:
     import av
@@ -29,7 +28,7 @@ _GAP = 0.01  # s: packets that are further from where the last one ended are put
 
 
 def read_sound(
-    path: str | os.PathLike[str],
+    path: Source,
     *,
     start: float,
     seconds: float,
@@ -39,7 +38,7 @@ def read_sound(
     """Mono sound from `start` on, in step with the picture.
 
     Args:
-        path: a wav (read by soundfile) or any container (read by PyAV).
+        path: a wav (read by soundfile) or any container (read by PyAV), or such a member of a tar.
         start: s from the first picture; `seconds`: length.
         sample_rate: Hz of the result.
         offset: s from the first picture to the first sample of the sound.
@@ -50,7 +49,7 @@ def read_sound(
     Raises:
         MediaError: the sound cannot be read.
     """
-    read = _read_wav if str(path).lower().endswith(".wav") else _read_container
+    read = _read_wav if is_wav(path) else _read_container
     return _resampled(
         lambda window: read(path, window),
         start=start - offset,
@@ -138,11 +137,11 @@ def _by_formula(wave: "Tensor", *, rate: int, sample_rate: int) -> "Tensor":
     return torch.cat(parts, -1) if parts else wave[..., :0]
 
 
-def _read_wav(path: str | os.PathLike[str], window: Window) -> tuple[np.ndarray, int]:
+def _read_wav(path: Source, window: Window) -> tuple[np.ndarray, int]:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(rewound(path)) as file:
             if file.frames == 0:
                 raise MediaError("the wav holds no sample")
             begin, count = window(file.samplerate)
@@ -167,7 +166,7 @@ def _read_wav(path: str | os.PathLike[str], window: Window) -> tuple[np.ndarray,
         raise MediaError(f"the wav cannot be read ({error.strerror})") from None
 
 
-def _read_container(path: str | os.PathLike[str], window: Window) -> tuple[np.ndarray, int]:
+def _read_container(path: Source, window: Window) -> tuple[np.ndarray, int]:
     with opened(path) as container:
         stream = audio_stream(container)
         if stream is None:

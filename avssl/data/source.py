@@ -1,4 +1,4 @@
-"""From `data.source` to a scanned manifest: built-in corpus, folder of media, or manifest file."""
+"""From `data.source` to a scanned manifest: built-in corpus, folder, shards, or manifest file."""
 
 import os
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from avssl.data.config import DataConfig
 from avssl.data.manifest import Manifest
 from avssl.data.processes import server_context
 from avssl.data.scan import ProgressLine, ScanCache, listed_clips, scan_clips
+from avssl.data.shards import shard_files
 from avssl.errors import UserError
 from avssl.files import cache_folder
 
@@ -18,8 +19,8 @@ def open_source(config: DataConfig) -> Manifest:
     split only those that `data.only` takes.
 
     `corpus:NAME` renders the built-in corpus on first use. A folder is scanned (its manifest.csv
-    is taken where there is one), and so are rows of a manifest that lack the recorded columns;
-    results are kept in the cache for files that do not change.
+    is taken where there is one), and so are tar shards, and rows of a manifest that lack the
+    recorded columns; results are kept in the cache for files that do not change.
 
     Raises:
         UserError: the source is none of these, or `data.only` takes no clip.
@@ -38,10 +39,10 @@ def _opened(config: DataConfig) -> Manifest:
 
         return Manifest.read(ensure_corpus(source.removeprefix("corpus:"), cache)).with_splits()
     path = Path(source).expanduser()
-    if not path.exists():
+    if not path.exists() and not shard_files(path):
         raise UserError(
-            f"the data source {source!r} is neither a folder nor a manifest; give one of these, or "
-            "corpus:scenes for the built-in clips"
+            f"the data source {source!r} is neither a folder nor a manifest nor shards "
+            "(a-{000..010}.tar); give one of these, or corpus:scenes for the built-in clips"
         )
     return scanned(listed_clips(path), source, cache).with_splits()
 

@@ -1,4 +1,5 @@
-"""Preparing clips: small H.264 copies with near keyframes and a wav beside, for fast reading.
+"""Preparing clips: small H.264 copies with near keyframes and a wav beside, for fast reading; of
+stills, small JPEGs.
 
 Letters: H W height and width in pixels.
 """
@@ -13,17 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from avssl.data.container import MediaError, opened
+from avssl.data.container import MediaError, Source, opened
 from avssl.data.manifest import Clip, Manifest, hash_split
-from avssl.data.media import read_clip_sound, scaled_size
+from avssl.data.media import read_clip_sound, read_pictures, scaled_size
 from avssl.data.pictures import EARLY, converted, shown_pictures
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip
 from avssl.data.scan import ProgressLine, ScanCache, listed_clips
+from avssl.data.shards import media_source, stored_in
+from avssl.data.stills import READER
 from avssl.errors import UserError
 from avssl.files import write_whole
 
 _CLOCK = 90000  # Hz: holds the times of all usual frame rates exactly
+_JPEG_QUALITY = 92
 _SETTINGS, _DONE = ".prepared.json", ".prepared.jsonl"
 
 
@@ -96,11 +100,11 @@ def prepare_clips(
     return 1 if failures else 0
 
 
-def transcode(path: Path, clip: Clip, target: Path, settings: Target) -> None:
+def transcode(path: Source, clip: Clip, target: Path, settings: Target) -> None:
     """Write the pictures of one file as H.264 without B-frames; whole or not at all.
 
     Args:
-        path: the source; clip: its scanned row.
+        path: what is read; clip: its scanned row.
         target: an .mp4.
     """
     import av
@@ -152,11 +156,12 @@ def _regular(shown, fps: float | None, duration: float):  # type: ignore[no-unty
 
 def _finished(job: _Job, kept: ScanCache) -> Clip | None:
     """The row of a copy that an earlier call made and that is newer than its source."""
-    for suffix in (".mp4", ".wav"):
+    for suffix in (".mp4", ".wav", ".jpg"):
         done = kept.get(Clip(path=job.name + suffix))
         if done is None:
             continue
         source, copy = Path(job.source) / job.clip.path, Path(job.target) / done.path
+        source = stored_in(source, job.clip)
         if source.exists() and copy.stat().st_mtime >= source.stat().st_mtime:
             return done
     return None
@@ -165,7 +170,7 @@ def _finished(job: _Job, kept: ScanCache) -> Clip | None:
 def _prepare(settings: Target, job: _Job) -> Clip:
     """In a helper process: make one file's copies; the row of the copy."""
     folder = Path(job.target)
-    video, wav = folder / f"{job.name}.mp4", folder / f"{job.name}.wav"
+    video, wav, still = (folder / f"{job.name}{suffix}" for suffix in (".mp4", ".wav", ".jpg"))
     source = Path(job.source) / job.clip.path
     clip = probe_clip(job.source, job.clip)
     if not clip.has_video and not clip.has_audio:
@@ -173,11 +178,23 @@ def _prepare(settings: Target, job: _Job) -> Clip:
     video.parent.mkdir(parents=True, exist_ok=True)
     if clip.has_audio:
         _write_wav(Path(job.source), clip, wav, settings.sample_rate)
-    if clip.has_video:
-        transcode(source, clip, video, settings)
-    made = video if clip.has_video else wav
+    if clip.reader == READER:
+        _write_still(source, clip, still, settings)
+    elif clip.has_video:
+        transcode(media_source(source, clip), clip, video, settings)
+    made = still if clip.reader == READER else video if clip.has_video else wav
     done = probe_clip(folder, Clip(path=made.relative_to(folder).as_posix()))
     return dataclasses.replace(done, reason="; ".join(filter(None, [clip.reason, done.reason])))
+
+
+def _write_still(path: Path, clip: Clip, target: Path, settings: Target) -> None:
+    from PIL import Image
+
+    side = min(settings.short_side, clip.width or 0, clip.height or 0)
+    picture = read_pictures(path, clip, [0.0], short_side=side)[0]  # [H, W, 3]
+    partial = target.with_name(target.name + ".part")
+    Image.fromarray(picture).save(partial, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    os.replace(partial, target)
 
 
 def _write_wav(root: Path, clip: Clip, target: Path, sample_rate: int) -> None:

@@ -6,12 +6,10 @@ Letters: B clips, N samples, T pictures, H W height and width.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from avssl.data.config import FbankConfig, Recipe
@@ -19,13 +17,13 @@ from avssl.data.length_config import WaveConfig
 from avssl.data.manifest import Clip
 from avssl.data.media import scaled_size
 from avssl.data.sound import resampler
+from avssl.data.stills import NARROWEST, fitted
 from avssl.errors import UserError
 
 SHORTEST = 0.025  # s, one frame of a filterbank
 LOUDEST = 100.0  # of waveforms that should stay within 1: above it, they were never scaled
 RATES = (1000, 1_000_000)  # Hz
 SPEEDS = (0.01, 1000.0)  # pictures per second
-NARROWEST = 50  # times as wide as high, or as high as wide
 
 
 def given_arrays(x: Any, recipe: Recipe) -> list[Tensor]:
@@ -149,24 +147,4 @@ def cropped(pictures: Tensor, size: int) -> np.ndarray:
 def scaled(pictures: Tensor, size: int) -> Tensor:
     """uint8 [T, H, W, 3] -> uint8 [T, 3, H', W']: the shorter side to `size`."""
     height, width = pictures.shape[1:3]
-    clip = Clip(path="", width=width, height=height)
-    across, down = scaled_size(clip, size)
-    x = pictures.permute(0, 3, 1, 2).float()  # [T, 3, H, W]
-    if (height, width) != (down, across):
-        x = F.interpolate(x, size=(down, across), mode="bilinear", antialias=True)
-    return x.round().clamp(0, 255).byte()
-
-
-def read_still(path: Path) -> Tensor:
-    """A still as uint8 [1, H, W, 3].
-
-    Raises UserError when it cannot be read.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return torch.from_numpy(np.array(upright)[None])  # [1, H, W, 3]
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a picture that can be read: {error}") from None
+    return fitted(pictures, scaled_size(Clip(path="", width=width, height=height), size))

@@ -29,7 +29,6 @@ from avssl.encoders.arrays import (
     cropped,
     given_arrays,
     picture_rate,
-    read_still,
     scaled,
     sound_at,
 )
@@ -37,7 +36,6 @@ from avssl.errors import UserError
 
 Span = Literal["all", "middle"]
 SPANS = ("all", "middle")
-PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff".split())
 SCAN_LIMIT = 120.0  # s for finding out what one file holds
 
 # input -> waveform float32 [N] or pictures uint8 [3, T, H, W], or of clips of their own length
@@ -77,10 +75,6 @@ def file_windows(path: Path, data: DataConfig, *, span: Span) -> Iterator[Raw]:
 
     Raises UserError when the file is not there, lacks a stream, or cannot be read.
     """
-    if path.suffix.lower() in PICTURES:
-        pictures = read_still(path)
-        yield from _array_windows({"": pictures}, data, sample_rate=None, fps=1.0, span=span)
-        return
     clip = scan_file(path)
     reason = Check(data).reason(clip)
     if reason:
@@ -165,14 +159,12 @@ def _array_windows(
     fps: float | None,
     span: Span,
 ) -> Iterator[Raw]:
-    """Windows of one clip given as arrays (under "", pictures for the only input)."""
+    """Windows of one clip given as arrays."""
     sounds: dict[str, Tensor] = {}
     lengths: list[float] = []
     for name, recipe in data.inputs.items():
-        array = arrays[""] if "" in arrays else arrays[name]
+        array = arrays[name]
         if isinstance(recipe, FbankConfig | WaveConfig):
-            if "" in arrays:
-                raise UserError("a picture has no sound: give a clip or a sound")
             sounds[name] = sound_at(array, sample_rate, recipe.sample_rate)
             lengths.append(len(sounds[name]) / recipe.sample_rate)
         else:
@@ -183,8 +175,8 @@ def _array_windows(
     if data.lengths is not None:
         yield from _stretches(arrays, sounds, data, length=length, fps=fps, span=span)
         return
-    period = min(length, data.window)  # a clip shorter than the window is repeated
-    for start in starts(length, data.window, span):
+    period = min(length, data.reach)  # a clip shorter than the window is repeated
+    for start in starts(length, data.reach, span):
         raw: Raw = {}
         for name, recipe in data.inputs.items():
             if isinstance(recipe, FbankConfig):
@@ -193,7 +185,8 @@ def _array_windows(
                 part = sounds[name][first : first + min(count, round(period * recipe.sample_rate))]
                 raw[name] = part.numpy() if recipe.short == "pad" else np.resize(part, count)  # [N]
             elif isinstance(recipe, FramesConfig):
-                times = start + recipe.times(data.window, period)
+                assert fps is not None
+                times = start + recipe.times(data.window, period, fps=fps)
                 raw[name] = cropped(_shown(arrays, name, times, fps), recipe.size)
         yield raw
 
@@ -241,5 +234,5 @@ def _stretches(
 def _shown(arrays: Mapping[str, Tensor], name: str, times: np.ndarray, fps: float | None) -> Tensor:
     """The pictures shown at these times (s): uint8 [T, H, W, 3]."""
     assert fps is not None
-    array = arrays[""] if "" in arrays else arrays[name]
+    array = arrays[name]
     return array[torch.from_numpy(times * fps + 1e-4).long().clamp(max=len(array) - 1)]

@@ -138,9 +138,14 @@ def _inputs(source: Source) -> Iterator[str]:
             )
         else:
             seconds = source.encoder.data.window if recipe.seconds is None else recipe.seconds
+            where = {
+                "window": f"at uniform times of {seconds:g} s",
+                "dense": f"with a stride of {recipe.stride} pictures of the file",
+                "segments": "from the middles of equal parts of the clip",
+            }[recipe.sampling]
             yield (
                 f"- {name}, {size}: {recipe.frames} RGB picture"
-                f"{'s' if recipe.frames > 1 else ''} at uniform times of {seconds:g} s, shorter "
+                f"{'s' if recipe.frames > 1 else ''} {where}, shorter "
                 f"side to {recipe.size}, centre crop; then (x / 255 - mean) / std with mean "
                 f"{list(recipe.mean)} and std {list(recipe.std)}."
             )

@@ -1,6 +1,7 @@
-"""Augmentation of prepared batches in fine-tuning: mixup, masked bands, noise, rolling.
+"""Augmentation of prepared batches in fine-tuning: erasing, cutmix, mixup, masked bands, noise,
+rolling.
 
-Letters: B batch, C classes, T frames (rows of 10 ms), F mel bins.
+Letters: B batch, C classes, T frames (rows of 10 ms) or pictures, F mel bins, H W height and width.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import CutMix as CutMixTransform
+from torchvision.transforms.v2 import RandomErasing
+from torchvision.tv_tensors import Video
 
 from avssl.data.config import FbankConfig, FramesConfig
-from avssl.finetune.config import Augmentation, Mixup
+from avssl.finetune.config import Augmentation, CutMix, Mixup
 
 Recipes = Mapping[str, FbankConfig | FramesConfig]
 
@@ -21,7 +25,8 @@ def augment(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Augment the inputs of a batch and mix its targets; draws from the default generator.
 
-    In the order of CAV-MAE's loader: mixup (there of waveforms), masked bands, noise, rolling.
+    Erasing and cutmix of pictures first, as VideoMAE's; then in the order of CAV-MAE's loader:
+    mixup (there of waveforms), masked bands, noise, rolling.
 
     Args:
         inputs: normalised spectrograms [B, 1, T, F] and pictures [B, 3, T, H, W].
@@ -32,7 +37,13 @@ def augment(
         The inputs and the target, new tensors.
     """
     result = dict(inputs)
-    if config.mixup is not None:
+    if config.erase:
+        for name, recipe in recipes.items():
+            if isinstance(recipe, FramesConfig):
+                result[name] = erase(result[name], config.erase)
+    if config.cutmix is not None and torch.rand(()) < config.cutmix.probability:
+        result, target = cut_and_paste(result, target, config=config.cutmix)
+    elif config.mixup is not None:
         result, target = mix(result, target, recipes=recipes, config=config.mixup)
     for name, recipe in recipes.items():
         if isinstance(recipe, FbankConfig):
@@ -45,6 +56,24 @@ def augment(
                 x = x + level * torch.rand_like(x)  # [B, 1, T, F]
             result[name] = roll(x) if config.roll else x
     return result, target
+
+
+def erase(x: Tensor, probability: float) -> Tensor:
+    """Fill a rectangle of each clip with normal noise, with a probability. x: [B, 3, T, H, W]."""
+    transform = RandomErasing(p=probability, value="random")
+    clips = [transform(Video(clip.transpose(0, 1))) for clip in x]  # [T, 3, H, W]
+    return torch.stack([clip.as_subclass(Tensor).transpose(0, 1) for clip in clips])
+
+
+def cut_and_paste(
+    inputs: Mapping[str, Tensor], target: Tensor, *, config: CutMix
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Paste a rectangle of the clip before into each clip of a batch, and share the targets by its
+    area. inputs: pictures [B, 3, T, H, W] of one size; target: [B, C]."""
+    videos, target = CutMixTransform(alpha=config.alpha)(
+        {name: Video(x) for name, x in inputs.items()}, target
+    )
+    return {name: x.as_subclass(Tensor) for name, x in videos.items()}, target
 
 
 def mix(

@@ -30,7 +30,7 @@ class Clips:
         manifest: as `with_fold` gives it.
         data: how clips are read.
         targets: of all rows.
-        config: `train.balanced` and `train.epoch_clips` count.
+        config: `test`, and `train.balanced`, `epoch_clips` and `repeats` count.
         memory: clips read before, None to read them each time.
         device: where the batches go.
 
@@ -51,7 +51,9 @@ class Clips:
         self.data, self.targets, self.config = data, targets, config
         self.memory, self.device = memory, device
         self.train = ClipDataset(manifest, data, split=TRAIN)
-        self.held_out = ClipDataset(manifest, data, split=HELD_OUT, training=False, replace=False)
+        self.held_out = ClipDataset(
+            manifest, data, split=HELD_OUT, training=False, replace=False, views=config.test
+        )
         if memory is not None:
             self.train_rows = [row for row in self.train.rows if row in memory.places]
             self.test_rows = [row for row in self.held_out.rows if row in memory.places]
@@ -79,6 +81,7 @@ class Clips:
             len(self.train_rows),
             batch=self.data.batch,
             per_epoch=self.config.train.epoch_clips,
+            repeats=self.config.train.repeats,
             seed=seed,
             weights=weights,
             steps=range(start, steps),
@@ -110,7 +113,8 @@ class Clips:
         raise nothing_read("held-out clips", failures)
 
     def test_batches(self) -> Iterator[dict[str, Any]]:
-        """The held-out clips that can be read, each once; others come in "failures" alone."""
+        """The views of the held-out clips that can be read, each once; others come in "failures"
+        alone."""
         if self.memory is not None:
             size = self.data.batch
             for first in range(0, len(self.test_rows), size):

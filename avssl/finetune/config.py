@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from avssl.data.views import Views
 from avssl.train.config import TrainConfig
 
 
@@ -43,6 +44,8 @@ class Optimisation:
     Attributes:
         epochs: passes over the training clips; the figures are those of the last one.
         epoch_clips: clips of an epoch, null for as many as there are.
+        repeats: how often each clip of a batch is read, each time augmented anew (repeated
+            augmentation, arXiv 1901.09335); ``data.batch`` counts clips, not copies.
         balanced: draw clips so that rare classes come as often as frequent ones.
         lr, lr_rule: as in an experiment: "per_256" multiplies ``lr`` by ``data.batch`` / 256.
         schedule: how the learning rate falls after the warm-up.
@@ -61,6 +64,7 @@ class Optimisation:
 
     epochs: int = 10
     epoch_clips: int | None = None
+    repeats: int = 1
     balanced: bool = False
     lr: float = 1e-3
     lr_rule: Literal["absolute", "per_256"] = "absolute"
@@ -84,6 +88,7 @@ class Optimisation:
     def __post_init__(self) -> None:
         self.optimizer()  # checks what the two have in common
         _at_least(self, 1, "epochs", "epoch_clips", "save_every", "average_from", "log_every")
+        _at_least(self, 1, "repeats")
         _at_least(self, 0, "warmup", "head_std")
         _share(self, "drop_path", "label_smoothing")
         if not 0 < self.layer_decay <= 1:
@@ -112,10 +117,30 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class Mixup:
-    """Mixing pairs of clips of a batch, inputs and labels: share Beta(alpha, alpha) of the one."""
+    """Mixing pairs of clips of a batch, inputs and labels: share Beta(alpha, alpha) of the one.
+
+    Each clip draws its own share; timm's mixup draws one for the batch.
+    """
 
     probability: float = 0.5
     alpha: float = 10.0
+
+    def __post_init__(self) -> None:
+        _share(self, "probability", most=1)
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be above 0, found {self.alpha}.")
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Pasting a rectangle of another clip into the pictures (arXiv 1905.04899), by torchvision.
+
+    The share of the one is Beta(alpha, alpha), one for the batch, as is the rectangle.
+    `probability`: of a batch; such a batch is not mixed by `mixup`.
+    """
+
+    probability: float = 0.5
+    alpha: float = 1.0
 
     def __post_init__(self) -> None:
         _share(self, "probability", most=1)
@@ -128,7 +153,9 @@ class Augmentation:
     """The `augment` section: what happens to prepared inputs in training.
 
     Attributes:
-        mixup: null for none.
+        mixup, cutmix: null for none.
+        erase: probability that a rectangle of a clip's pictures, the same in all, is filled with
+            noise (random erasing, arXiv 1708.04896, by torchvision: 0.02 to 0.33 of the area).
         frequency_mask, time_mask: a band of up to this many bins (rows of 10 ms) of the spectrogram
             is masked; 0 for none.
         fill: what masked cells hold: "mean", the mean of the data set, which is 0 after
@@ -139,6 +166,8 @@ class Augmentation:
     """
 
     mixup: Mixup | None = None
+    cutmix: CutMix | None = None
+    erase: float = 0.0
     frequency_mask: int = 0
     time_mask: int = 0
     fill: Literal["mean", "zero"] = "mean"
@@ -147,6 +176,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "frequency_mask", "time_mask", "noise")
+        _share(self, "erase", most=1)
 
 
 @dataclass(frozen=True)
@@ -187,6 +217,7 @@ class Finetune:
             random place of them.
         data: changes to the data section of the model: `batch`, `workers`, `window`,
             `inputs.audio.frames` and so on.
+        test: views of each held-out clip, whose probabilities are averaged.
     """
 
     name: str
@@ -204,6 +235,7 @@ class Finetune:
     train: Optimisation = field(default_factory=Optimisation)
     augment: Augmentation = field(default_factory=Augmentation)
     mask: PatchMasks = field(default_factory=PatchMasks)
+    test: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 import avssl
-from avssl.data.config import DataConfig
+from avssl.data.config import DataConfig, FramesConfig
 from avssl.data.manifest import Manifest
 from avssl.data.source import open_source
 from avssl.data.usable import extent, unusable
@@ -95,11 +95,12 @@ def finetune(
     av = avssl.load(model, stage=stage, layout=layout, allow=allow)
     encoder = av[config.encoder]
     data = read_data(document, av.data(source, [config.encoder]))
+    _check_pictures(config, data)
     share_cores(World(0, 1, device, "single"), 0 if config.in_memory else data.workers)
     manifest = open_source(data)
     folds = {fold: with_fold(manifest, config, fold) for fold in folds_of(manifest, config)}
     if config.in_memory:
-        _check_memory(data, folds.values())
+        _check_memory(config, data, folds.values())
     targets = Targets(manifest, several=config.labels == "multi")
     job = Job(config, data, av, manifest, folds, targets, device)
     about = {
@@ -178,14 +179,17 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
     bf16 = config.train.precision == "bf16" or (
         config.train.precision == "auto" and device.type == "cuda"
     )
-    logits, targets, failures = scores(classifier, clips.test_batches(), bf16=bf16)
+    several = config.labels == "multi"
+    found, targets, failures = scores(
+        classifier, clips.test_batches(), several=several, views=len(config.test), bf16=bf16
+    )
     _warn(failures)
-    figures = measure(logits, targets, job.targets.classes, several=config.labels == "multi")
+    figures = measure(found, targets, job.targets.classes, several=several)
     result = {
         "seed": part.seed,
         "fold": part.fold,
         "encoder": config.encoder,
-        "several": config.labels == "multi",
+        "several": several,
         "train_clips": len(clips.train_rows),
         **figures,
         "steps": trained.steps,
@@ -221,11 +225,40 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
-def _check_memory(data: DataConfig, folds: Iterable[Manifest]) -> None:
+def _check_pictures(config: Finetune, data: DataConfig) -> None:
+    """Augmentation of pictures needs pictures, and cutting them would leave the sound behind."""
+    other = [name for name, item in data.inputs.items() if not isinstance(item, FramesConfig)]
+    if config.augment.cutmix is not None and other:
+        raise UserError(
+            f"augment.cutmix pastes pictures, and {config.encoder} reads {other[0]!r}, which it "
+            "would leave as it is: set augment.cutmix=null"
+        )
+    if config.augment.erase and len(other) == len(data.inputs):
+        raise UserError(
+            f"augment.erase is for pictures, and {config.encoder} reads none: set augment.erase=0"
+        )
+
+
+_CHANGING = "shift gain flip short_side area scales jitter grey blur solarise randaugment".split()
+
+
+def _check_memory(config: Finetune, data: DataConfig, folds: Iterable[Manifest]) -> None:
     """Clips that are read once look the same every time: refuse what would be random in reading."""
     instead = "set in_memory=false to read clips each time"
+    if len(config.test) > 1:
+        raise UserError(
+            f"in_memory reads each clip once, but test asks for {len(config.test)} views of each: "
+            f"{instead}"
+        )
+    if config.train.repeats > 1:
+        raise UserError(
+            f"in_memory reads each clip once, but train.repeats = {config.train.repeats} reads it "
+            f"more often in each batch: {instead}"
+        )
     for name, recipe in data.inputs.items():
-        wanted = [key for key in ("shift", "gain", "flip", "short_side") if getattr(recipe, key, 0)]
+        wanted = [key for key in _CHANGING if getattr(recipe, key, 0)]
+        if getattr(recipe, "sampling", "window") != "window":
+            wanted.append("sampling")
         if wanted:
             raise UserError(
                 f"in_memory reads each clip once, but data.inputs.{name}.{wanted[0]} changes it "

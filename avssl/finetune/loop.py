@@ -179,18 +179,28 @@ def rate_at(step: int, settings: Optimisation, *, peak: float, per_epoch: int, s
 
 @torch.no_grad()
 def scores(
-    classifier: Classifier, batches: Iterator[dict[str, Any]], *, bf16: bool
+    classifier: Classifier,
+    batches: Iterator[dict[str, Any]],
+    *,
+    several: bool,
+    views: int,
+    bf16: bool,
 ) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
-    """Logits of held-out clips that can be read, on complete inputs in eval mode.
+    """Probabilities of held-out clips, on complete inputs in eval mode, as means over their views.
+
+    Args:
+        batches: of views, a clip's one after the other.
+        several: clips may have several labels: sigmoid in place of softmax.
+        views: of each clip; one that cannot be read in all of them does not count.
 
     Returns:
-        logits float32 [N, C] and targets [N, C] on the CPU, and what could not be read.
+        float64 [N, C] and targets [N, C] on the CPU, and what could not be read.
 
     Raises:
         UserError: nothing could be read.
     """
     classifier.eval()
-    logits, targets, failures = [], [], []
+    parts, targets, rows, failures = [], [], [], []
     for batch in batches:
         failures += batch["failures"]
         target = batch["target"]  # [B, C]
@@ -198,11 +208,21 @@ def scores(
             continue
         with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=bf16):
             out = classifier(batch)
-        logits.append(out.float().cpu())
+        logits = out.double().cpu()  # [B, C]
+        parts.append(logits.sigmoid() if several else logits.softmax(1))
         targets.append(target.cpu())
-    if not logits:
+        rows.append(batch["clip"].cpu())
+    failures = list(dict.fromkeys(failures))
+    if not parts:
         raise nothing_read("held-out clips", failures)
-    return torch.cat(logits), torch.cat(targets), failures
+    _, clip, count = torch.cat(rows).unique_consecutive(return_inverse=True, return_counts=True)
+    every = torch.cat(parts)  # [views, C]
+    total = every.new_zeros(len(count), every.shape[1]).index_add_(0, clip, every)  # [N, C]
+    first = count.cumsum(0) - count  # [N]
+    whole = count == views
+    if not whole.any():
+        raise nothing_read("held-out clips", failures)
+    return total[whole] / views, torch.cat(targets)[first][whole], failures
 
 
 def _next(batches: Iterator[dict[str, Any]], stop: StopRequest) -> dict[str, Any] | None:

@@ -19,12 +19,15 @@ class Order(Sequence[list[tuple[int, int]]]):
 
     Without weights each epoch is a new permutation, with the rest that fills no batch left out.
     With weights, clips are drawn in their proportion, with replacement; one drawn twice in an
-    epoch comes with the same random window both times.
+    epoch comes with the same random window both times. With repeats, the whole batch comes again
+    behind itself, each time with other random windows and augmentation: cutmix, which joins
+    neighbours, then joins different clips.
 
     Args:
         clips: how many there are.
         batch: clips a step.
         per_epoch: clips an epoch, None for all.
+        repeats: copies of each clip in a batch.
         seed: of the draws.
         weights: [clips].
         steps: the steps wanted.
@@ -39,6 +42,7 @@ class Order(Sequence[list[tuple[int, int]]]):
         *,
         batch: int,
         per_epoch: int | None,
+        repeats: int,
         seed: int,
         weights: np.ndarray | None,
         steps: range,
@@ -46,6 +50,7 @@ class Order(Sequence[list[tuple[int, int]]]):
         self.clips, self.batch, self.seed, self.weights, self.steps = (
             clips, batch, seed, weights, steps,
         )  # fmt: skip
+        self.repeats = repeats
         self.drawn = per_epoch or clips
         self.per_epoch = steps_per_epoch(clips, batch, per_epoch, balanced=weights is not None)
         self._order: tuple[int, np.ndarray] | None = None
@@ -66,7 +71,9 @@ class Order(Sequence[list[tuple[int, int]]]):
                 order = random.choice(self.clips, self.drawn, p=shares)
             self._order = (epoch, order)
         rows = self._order[1][place * self.batch : (place + 1) * self.batch]
-        return [(epoch, int(index)) for index in rows]
+        # an epoch number of its own for each copy, which its random draws follow from
+        epochs = [epoch * self.repeats + copy for copy in range(self.repeats)]
+        return [(copy, int(index)) for copy in epochs for index in rows]
 
 
 def steps_per_epoch(clips: int, batch: int, per_epoch: int | None, *, balanced: bool) -> int:

@@ -18,12 +18,12 @@ FIGURES = {"top1": "top-1, %", "top5": "top-5, %", "mAP": "mAP, %"}
 
 
 def measure(
-    logits: Tensor, targets: Tensor, classes: Sequence[str], *, several: bool
+    scores: Tensor, targets: Tensor, classes: Sequence[str], *, several: bool
 ) -> dict[str, Any]:
     """Figures of held-out clips, shares in 0..1.
 
     Args:
-        logits, targets: [N, C].
+        scores, targets: [N, C].
         classes: names.
         several: clips may have several labels: mAP; else top-1 and top-5.
 
@@ -31,20 +31,20 @@ def measure(
         clips, the figures, and per_class: recall or average precision; null without a clip.
     """
     if several:
-        found = average_precisions(targets, logits)  # [C]
+        found = average_precisions(targets, scores)  # [C]
         figures = {"mAP": found[~found.isnan()].mean().item()}
         own = found.tolist()
     else:
         labels = targets.argmax(1)  # [N]
-        figures = {"top1": top_k(logits, labels, 1), "top5": top_k(logits, labels, 5)}
-        right = (logits.argmax(1) == labels).double()  # [N]
+        figures = {"top1": top_k(scores, labels, 1), "top5": top_k(scores, labels, 5)}
+        right = (scores.argmax(1) == labels).double()  # [N]
         own = [right[labels == c].mean().item() for c in range(len(classes))]
     counts = targets.sum(0).int().tolist()
     per_class = {
         name: {"clips": count, "figure": value if count else None}
         for name, count, value in zip(classes, counts, own, strict=True)
     }
-    return {"clips": len(logits), **figures, "per_class": per_class}
+    return {"clips": len(scores), **figures, "per_class": per_class}
 
 
 def summary(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

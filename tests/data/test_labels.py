@@ -142,6 +142,63 @@ def test_kinetics_and_its_sounds(tmp_path: Path) -> None:
     assert [clip.label for clip in chosen.manifest.clips] == ["Abseiling"]
 
 
+def test_lists_of_videomae(tmp_path: Path) -> None:
+    first = "abseiling/-3B32lodo2M_000059_000069.mp4"
+    media = files(tmp_path, first, "air drumming/b.mp4", "c.mp4")
+    train = text(
+        tmp_path / "train.csv",
+        "/data/k400/-3B32lodo2M_000059_000069.mp4 0\nair drumming/b.mp4  1\n\n",
+    )
+    val = text(tmp_path / "val.csv", "c.mp4 10\n")
+    found = read_labels([train, val], media, format="videomae")
+    assert rows(found) == {
+        first: ("0", "train"),
+        "air drumming/b.mp4": ("1", "train"),
+        "c.mp4": ("10", "val"),
+    }
+    assert found.manifest.classes() == ["0", "1", "10"]
+    mine = text(tmp_path / "mine.csv", "c.mp4 10\n")
+    with pytest.raises(UserError, match=r"does not say its split: write train="):
+        read_labels([mine], media, format="videomae")
+    assert rows(read_labels([f"test={mine}"], media, format="videomae")) == {
+        "c.mp4": ("10", "test")
+    }
+    frames = text(tmp_path / "test.csv", "c.mp4 10\nframes/78687 117 3\n")
+    with pytest.raises(UserError, match=r"test\.csv, line 2: .* folders of frames are not read"):
+        read_labels([frames], media, format="videomae")
+
+
+SOMETHING = """[
+ {"id": "78687", "label": "holding potato next to vicks vaporub bottle",
+  "template": "Holding [something] next to [something]", "placeholders": ["potato", "bottle"]},
+ {"id": "42326", "label": "covering salt shaker", "template": "Covering [something]"}
+]"""
+CLASSES = '{"Covering something": "0", "Holding something next to something": "1"}'
+
+
+@pytest.mark.parametrize("name", ["labels.json", "something-something-v2-labels.json"])
+def test_something_something(tmp_path: Path, name: str) -> None:
+    media = files(tmp_path, "78687.webm", "42326.mp4", "1420.webm")
+    lists = [
+        text(tmp_path / "something-something-v2-validation.json", SOMETHING),
+        text(tmp_path / "something-something-v2-test.json", '[{"id":"1420"}]'),
+    ]
+    with pytest.raises(UserError, match=r"list of classes beside it, called labels\.json"):
+        read_labels(lists, media, format="something-something")
+    index = tmp_path / text(tmp_path / name, CLASSES)
+    assert rows(read_labels(lists, media, format="something-something")) == {
+        "78687.webm": ("Holding something next to something", "val"),
+        "42326.mp4": ("Covering something", "val"),
+        "1420.webm": ("", "test"),
+    }
+    index.write_text('{"Covering something": "0"}')
+    with pytest.raises(UserError, match=r"entry 1: 'Holding something next to something' is no"):
+        read_labels(lists, media, format="something-something")
+    index.write_text("{")
+    with pytest.raises(UserError, match="is no JSON"):
+        read_labels(lists, media, format="something-something")
+
+
 def test_kinetics_sounds_has_no_class_twice() -> None:
     assert len(set(KINETICS_SOUNDS)) == 32
 

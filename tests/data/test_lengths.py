@@ -326,10 +326,10 @@ def test_an_unreadable_clip_is_replaced_by_one_that_fits(
     original = ClipDataset._read
     bad = {4, 11, 17}
 
-    def read(self: ClipDataset, index: int, random: Any) -> Any:
+    def read(self: ClipDataset, index: int, *given: Any) -> Any:
         if index in bad:
             raise MediaError("damaged")
-        return original(self, index, random)
+        return original(self, index, *given)
 
     good = batches(dataset, 0, 8)
     monkeypatch.setattr(ClipDataset, "_read", read)

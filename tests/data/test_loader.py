@@ -245,12 +245,12 @@ def breaking(dataset: ClipDataset, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     bad: set[int] = set()
     hanging: set[int] = set()
 
-    def read(self: ClipDataset, index: int, random: Any) -> Any:
+    def read(self: ClipDataset, index: int, *given: Any) -> Any:
         if index in hanging:
             time.sleep(30)
         if index in bad:
             raise MediaError("damaged")
-        return original(self, index, random)
+        return original(self, index, *given)
 
     monkeypatch.setattr(ClipDataset, "_read", read)
     yield dataset, bad, hanging

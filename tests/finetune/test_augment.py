@@ -10,7 +10,7 @@ import torch
 from avssl.data.config import FbankConfig, FramesConfig
 from avssl.data.features import fbank, normalize
 from avssl.finetune.augment import augment, mask_band, mix, roll
-from avssl.finetune.config import Augmentation, Mixup
+from avssl.finetune.config import Augmentation, CutMix, Mixup
 from avssl.finetune.read import read_file
 
 SOUND = {"audio": FbankConfig(frames=64, bins=32, mean=-5.0, std=3.0)}
@@ -40,6 +40,60 @@ def test_mixed_targets_are_shares_of_two_clips() -> None:
         expected = share * inputs["video"][row] + (1 - share) * inputs["video"][partner]
         assert torch.allclose(mixed["video"][row], expected, atol=1e-6)
         assert torch.equal(mixed["audio"][row], inputs["audio"][row]) == (not touched[row])
+
+
+def pictures(rows: int) -> dict[str, torch.Tensor]:
+    """Each clip is filled with its number."""
+    numbers = torch.arange(float(rows)).view(-1, 1, 1, 1, 1)
+    return {"video": numbers.expand(rows, 3, 4, 16, 16).clone()}
+
+
+def test_cutmix_pastes_a_rectangle_and_shares_the_target_by_its_area() -> None:
+    torch.manual_seed(0)
+    config = Augmentation(cutmix=CutMix(probability=1.0), mixup=Mixup(probability=1.0))
+    recipes = {"video": BOTH["video"]}
+    areas = set()
+    for _ in range(8):
+        mixed, target = augment(pictures(6), torch.eye(6), recipes=recipes, config=config)
+        for row in range(6):
+            x = mixed["video"][row]
+            pasted = x != row
+            assert (x[pasted] == (row - 1) % 6).all()  # whole pictures, never a mean: no mixup
+            assert (pasted == pasted[:1, :1]).all()  # the same in all pictures of a clip
+            share = pasted.float().mean()
+            assert target[row, row] == pytest.approx(1 - share.item(), abs=1e-6)
+            assert target[row].sum() == pytest.approx(1.0)
+            inside = pasted[0, 0].float()
+            assert torch.equal(inside, inside.amax(1, keepdim=True) * inside.amax(0, keepdim=True))
+        areas.add(round(share.item(), 4))
+    assert len(areas) > 4
+
+
+def test_cutmix_and_mixup_take_turns() -> None:
+    torch.manual_seed(0)
+    config = Augmentation(cutmix=CutMix(probability=0.5), mixup=Mixup(probability=1.0, alpha=5.0))
+    recipes = {"video": BOTH["video"]}
+    cut = 0
+    for _ in range(40):
+        mixed, _ = augment(pictures(6), torch.eye(6), recipes=recipes, config=config)
+        cut += bool((mixed["video"] == mixed["video"].round()).all())
+    assert 10 < cut < 30
+
+
+def test_erasing_fills_a_rectangle_with_noise() -> None:
+    torch.manual_seed(0)
+    inputs = {**batch(1), "video": torch.full((200, 3, 4, 16, 16), 7.0)}
+    inputs["audio"] = torch.randn(200, 1, 64, 32)
+    config = Augmentation(erase=0.25)
+    found, _ = augment(inputs, torch.eye(200), recipes=BOTH, config=config)
+    assert torch.equal(found["audio"], inputs["audio"])
+    erased = found["video"] != 7
+    rows = erased.flatten(1).any(1)
+    assert 30 < int(rows.sum()) < 70  # a quarter
+    share = erased[rows].float().mean((1, 2, 3, 4))
+    assert 0.01 < share.min() and share.max() < 0.36
+    assert (erased == erased[:, :1, :1]).all()  # the same place in all pictures
+    assert abs(found["video"][erased].mean()) < 0.1 and 0.9 < found["video"][erased].std() < 1.1
 
 
 @pytest.mark.parametrize(("probability", "mixed"), [(0.0, 0), (1.0, 32)])

@@ -138,7 +138,14 @@ def test_targets() -> None:
 
 
 def order(**changes: object) -> Order:
-    given = {"batch": 4, "per_epoch": None, "seed": 0, "weights": None, "steps": range(10)}
+    given = {
+        "batch": 4,
+        "per_epoch": None,
+        "repeats": 1,
+        "seed": 0,
+        "weights": None,
+        "steps": range(10),
+    }
     return Order(22, **{**given, **changes})  # type: ignore[arg-type]
 
 
@@ -155,6 +162,19 @@ def test_an_epoch_has_each_clip_once() -> None:
 
 def test_a_stopped_order_goes_on() -> None:
     assert list(order())[7:] == list(order(steps=range(7, 10)))
+
+
+def test_repeated_clips_are_other_examples_of_the_same_batch() -> None:
+    plain, repeated = list(order()), list(order(repeats=2))
+    assert len(plain) == len(repeated)
+    seen = set()
+    for one, two in zip(plain, repeated, strict=True):
+        clips = [index for _, index in one]
+        assert [index for _, index in two] == clips * 2  # the batch, and again behind it
+        assert not seen & set(two)
+        seen |= set(two)
+    assert len(seen) == 2 * 4 * 10  # no two copies, in any epoch, draw alike
+    assert list(order(repeats=2))[7:] == list(order(repeats=2, steps=range(7, 10)))
 
 
 def test_short_epochs() -> None:

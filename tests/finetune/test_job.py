@@ -21,6 +21,7 @@ from avssl.data.manifest import Clip, Manifest
 from avssl.data.source import open_source
 from avssl.errors import ConfigError, UserError
 from avssl.finetune import job, loop
+from avssl.finetune.config import Finetune
 from avssl.train.signals import StopRequest
 
 File = Callable[..., Path]
@@ -135,12 +136,13 @@ def test_a_few_longer_clips_in_memory_are_told(
             ],
         )
 
-    job._check_memory(data, [clips(0)])
+    config = Finetune(name="", run="")
+    job._check_memory(config, data, [clips(0)])
     assert capsys.readouterr().out == ""
-    job._check_memory(data, [clips(2)])
+    job._check_memory(config, data, [clips(2)])
     assert "2 of 40 clips to train on are longer" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"3 of 40 clips .* such as 0\.wav with 7\.00 s"):
-        job._check_memory(data, [clips(3)])
+        job._check_memory(config, data, [clips(3)])
 
 
 def test_every_fold_and_seed_once(
@@ -197,6 +199,54 @@ def test_a_stopped_part_goes_on_as_if_nothing_was(
     assert again["summary"] == once["summary"]
     a, b = (load_file(f / "seed0" / WEIGHTS) for f in (result, whole))
     assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_augmented_pictures_are_the_same_when_a_part_goes_on(
+    model: Path, clips: Path, file: File, result: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [
+        "encoder=video", "in_memory=false", "data.workers=0", "train.repeats=2", "train.epochs=2",
+        "augment.erase=0.5", "augment.mixup.alpha=0.8", "augment.cutmix.probability=0.5",
+        "data.inputs.video.randaugment={operations: 2, magnitude: 7, std: 0.5}",
+        "data.inputs.video.area=[0.3, 1.0]", "data.inputs.video.sampling=segments",
+    ]  # fmt: skip
+    whole = Path(f"{result}-whole")
+    finetune(model, clips, file(), *overrides, f"run={whole}")
+    take, seen = loop._next, []
+
+    def stopping(batches: Iterator[dict[str, Any]], stop: StopRequest) -> dict[str, Any] | None:
+        batch = take(batches, stop)
+        if batch is None:  # it was asked to end
+            return None
+        assert len(batch["video"]) == len(batch["target"]) == 8
+        seen.append(batch["video"])
+        if len(seen) == 5:
+            stop.asked = 2
+        return batch
+
+    monkeypatch.setattr(loop, "_next", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(model, clips, file(), *overrides)
+    monkeypatch.setattr(loop, "_next", take)
+    finetune(model, clips, file(), *overrides)
+    assert losses(result / "seed0") == losses(whole / "seed0")
+    first, second = seen[0].chunk(2)  # the copies of four clips
+    assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["augment.cutmix={}"], r"augment\.cutmix pastes pictures, and audio reads 'audio'"),
+        (["augment.erase=0.25"], r"augment\.erase is for pictures, and audio reads none"),
+        (["train.repeats=2"], r"train\.repeats = 2 reads it more often"),
+    ],
+)
+def test_augmentation_that_cannot_be_is_refused(
+    model: Path, tones: Path, file: File, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        finetune(model, tones, file(), *overrides)
 
 
 def test_a_damaged_checkpoint_is_named_when_its_part_goes_on(
@@ -342,9 +392,67 @@ def test_a_side_that_cannot_be_read_is_told_before_the_training(
 
 
 def test_clips_that_went_away_while_training_end_in_a_sentence() -> None:
-    empty = {"target": torch.zeros(0, 2), "failures": [("00.wav", "is gone")]}
+    empty = [
+        {"target": torch.zeros(0, 2), "failures": [(name, "is gone")]}
+        for name in ("00.wav", "1.wav")
+    ]
     with pytest.raises(UserError, match=r"none of the 2 held-out clips .* 00\.wav: is gone"):
-        loop.scores(torch.nn.Identity(), iter([empty, empty]), bf16=False)  # type: ignore[arg-type]
+        score(empty)
+
+
+def score(batches: list[dict[str, object]], *, several: bool = False, views: int = 1) -> Any:
+    class Logits(torch.nn.Module):
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return batch["x"]
+
+    return loop.scores(
+        Logits(),
+        iter(batches),
+        several=several,
+        views=views,
+        bf16=False,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_scores_of_a_clip_are_the_mean_over_its_views(several: bool) -> None:
+    x = torch.tensor([[4.0, 0.0], [0.0, 1.0], [0.0, 2.0], [0.0, 3.0], [5.0, 0.0], [0.0, 1.0]])
+    rows = [3, 3, 7, 7, 9, 9]
+    target = torch.nn.functional.one_hot(torch.tensor([0, 0, 1, 1, 0, 0])).float()
+    parts = [
+        {"x": x[i:j], "target": target[i:j], "clip": torch.tensor(rows[i:j]), "failures": []}
+        for i, j in ((0, 3), (3, 6))  # a clip's views may be in two batches
+    ]
+    found, targets, failures = score(parts, several=several, views=2)
+    each = (x.sigmoid() if several else x.softmax(1)).double().view(3, 2, 2)
+    torch.testing.assert_close(found, each.mean(1), atol=1e-6, rtol=0)
+    assert targets.tolist() == [[1, 0], [0, 1], [1, 0]] and failures == []
+    if not several:  # the mean of logits would say the other class of the first clip
+        assert found[0].argmax() == 0
+
+
+def test_a_clip_that_cannot_be_read_in_all_its_views_does_not_count() -> None:
+    lost = [("b.mp4", "damaged")]
+    one = {
+        "x": torch.zeros(3, 2), "target": torch.eye(2)[[0, 0, 1]],
+        "clip": torch.tensor([0, 0, 1]), "failures": lost * 2,
+    }  # fmt: skip
+    found, targets, failures = score([one], views=2)
+    assert len(found) == 1 and targets.tolist() == [[1, 0]] and failures == lost
+
+
+def test_held_out_clips_are_tested_in_several_views(
+    model: Path, clips: Path, file: Callable[..., Path], result: Path
+) -> None:
+    views = "test: {clips: 2, crops: 3}"
+    with pytest.raises(
+        UserError, match="in_memory reads each clip once, but test asks for 6 views"
+    ):
+        finetune(model, clips, file(views, "held_out: test"), "encoder=video")
+    found = finetune(
+        model, clips, file(views), "encoder=video", "in_memory=false", "data.workers=0"
+    )
+    assert found["parts"][0]["clips"] == 8
 
 
 def test_a_clip_on_both_sides_of_a_later_fold_is_told_at_once(

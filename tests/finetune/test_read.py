@@ -1,15 +1,17 @@
 """The fine-tuning file: every mistake has a place, every file here can be read."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import avssl.finetune
-from avssl.data.config import DataConfig, FbankConfig
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.errors import ConfigError, UserError
 from avssl.finetune.config import Cosine, Steps
 from avssl.finetune.read import read_data, read_file
+from avssl.train.optimizer import peak_lr
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
 RECOGNISERS = [path for path in FILES if "\nstages:" in path.read_text()]
@@ -26,6 +28,50 @@ def test_an_experiment_is_sent_to_its_tool() -> None:
 def test_files_here_read(path: Path) -> None:
     config, _ = read_file(path)
     assert config.train.epochs > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "repeats", "views"),
+    [
+        ("mvd_kinetics400", 7.5e-4, 2, (5, 3)),
+        ("mvd_something", 7.5e-4, 2, (2, 3)),
+        ("dmae_imagenet", 2e-3, 1, (1, 1)),
+        ("mimco_imagenet", 5e-3, 1, (1, 1)),
+    ],
+)
+def test_recipes_of_pictures_fit_the_pretraining_of_the_papers(
+    name: str, rate: float, repeats: int, views: tuple[int, int]
+) -> None:
+    config, document = read_file(next(path for path in CONFIGS if path.stem == name))
+    trained = {
+        "video": FramesConfig(frames=16, size=224, scales=[1.0, 0.875, 0.75, 0.66]),
+        "image": FramesConfig(frames=1, size=224, seconds=0.04, area=[0.2, 1.0], flip=0.5),
+    }
+    data = read_data(document, DataConfig(inputs={config.encoder: trained[config.encoder]}))
+    recipe = data.inputs[config.encoder]
+    assert isinstance(recipe, FramesConfig) and recipe.randaugment is not None
+    assert recipe.area == [0.08, 1.0]
+    sampled = {"mvd_kinetics400": ("dense", 4), "mvd_something": ("segments", None)}
+    assert (recipe.sampling, recipe.stride) == sampled.get(name, ("window", None))
+    assert peak_lr(config.train.optimizer(), data.batch) == pytest.approx(rate)
+    assert config.train.repeats == repeats
+    assert (config.test.clips, config.test.crops) == views
+    assert config.augment.mixup is not None and config.augment.mixup.alpha == 0.8
+    assert config.augment.cutmix is not None and config.augment.cutmix.alpha == 1.0
+    assert (config.augment.erase, config.train.label_smoothing) == (0.25, 0.1)
+
+
+def test_the_laptop_file_takes_towers_of_clips_and_of_pictures() -> None:
+    path = next(path for path in CONFIGS if path.stem == "laptop_video")
+    (command,) = re.findall(r"with encoder=image '(.*)'", path.read_text())
+    _, document = read_file(path)
+    video = FramesConfig(frames=8, size=64, scales=[1.0, 0.875], flip=0.5)
+    data = read_data(document, DataConfig(inputs={"video": video}))
+    assert data.inputs["video"].shape == video.shape
+    _, document = read_file(path, ["encoder=image", command])
+    image = FramesConfig(frames=1, size=64, seconds=0.04, area=[0.2, 1.0])
+    data = read_data(document, DataConfig(inputs={"image": image}))
+    assert data.inputs["image"].shape == image.shape
 
 
 @pytest.mark.parametrize(
@@ -57,6 +103,10 @@ def test_mistakes_have_places(file: Callable[..., Path], line: str, message: str
         ("train.schedule={type: steps, factor: 1}", "factor"),
         ("train.head_lr_scale=0", "head_lr_scale"),
         ("train.epochs=0", "epochs must be at least 1"),
+        ("train.repeats=0", "repeats must be at least 1"),
+        ("augment.erase=1.5", "erase must be from 0 to 1"),
+        ("augment.cutmix={alpha: 0}", "alpha must be above 0"),
+        ("test.crops=2", "crops is 1, the centre, or 3"),
         ("train.lr=nan", "lr"),
     ],
 )

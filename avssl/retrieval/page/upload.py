@@ -9,14 +9,14 @@ from avssl.data.config import DataConfig
 from avssl.data.container import MediaError
 from avssl.data.dataset import ClipDataset
 from avssl.data.manifest import Manifest
+from avssl.data.stills import SUFFIXES
 from avssl.data.usable import extent
-from avssl.encoders.windows import PICTURES, given_clips
+from avssl.encoders.windows import given_clips
 from avssl.page.helper import Helper
 from avssl.page.pictures import jpeg
 from avssl.page.stretch import SIDE, Stretch
 from avssl.page.uploads import probe_upload, refuse_large
 
-_STILLS = PICTURES - {".gif"}  # FFmpeg reads these, for they may move
 _STILL_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # others run programs, or name files
 _LIMIT = 90.0  # s for all of it
 STRIP = 6  # pictures
@@ -54,7 +54,7 @@ def read_upload(path: Path, data: DataConfig, *, longest: float) -> Upload:
 
 def _read(path: Path, data: DataConfig, longest: float) -> Upload:
     """In the helper process."""
-    if path.suffix in _STILLS:
+    if path.suffix in SUFFIXES:
         return _read_still(path, data)
     clip = probe_upload(path, longest=longest)
     start, seconds = extent(clip, video=bool(clip.has_video))
