@@ -14,7 +14,7 @@ from avssl.data.manifest import Clip
 
 
 class Talking(Corpus):
-    """2,400 clips of 1 to 5 s."""
+    """2,400 clips of 0.7 to 4.4 s."""
 
     name = "talking"
     version = 4
