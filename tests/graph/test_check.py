@@ -64,8 +64,8 @@ ONE_MISTAKE = {
     ),
     "unknown block": (
         "type: pool_tokens",
-        "type: mean_pol",
-        "8:16: there is no block 'mean_pol'. Did you mean 'pool_tokens'?",
+        "type: pool_token",
+        "8:16: there is no block 'pool_token'. Did you mean 'pool_tokens'?",
     ),
     "unknown argument": (
         "heads: 2}",
@@ -176,7 +176,7 @@ def test_cut_gradient_names_the_cutting_node(tmp_path: Path) -> None:
 
 SIX = (
     GOOD.replace('ratio: "${args.ratio}"', "ration: 0.5")
-    .replace("type: pool_tokens", "type: mean_pol")
+    .replace("type: pool_tokens", "type: pool_token")
     .replace("keep: m1.keep", "keep: m1.kep")
     .replace("{call: cls, in: {x: k2}}", "{call: clss, in: {x: k2}}")
     .replace("in: {a: a, b: b}", "in: {a: a, b: bb}")

@@ -14,10 +14,10 @@ from avssl.data.manifest import Clip
 
 
 class Talking(Corpus):
-    """2,400 clips of 1 to 5 s."""
+    """2,400 clips of 0.7 to 4.4 s."""
 
     name = "talking"
-    version = 3
+    version = 4
     clips = 2400
     parts = (10, 1, 1)
     step = 4
@@ -41,7 +41,7 @@ class Talking(Corpus):
         path = clip_path(root, split, index)
         said = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         seconds = said["frames"] / FPS
-        extra = ("voice", "sex", "speed", "pitch", "sentences")
+        extra = ("voice", "sex", "speed", "pitch", "tract", "sentences")
         return Clip(
             path=path.relative_to(root).as_posix(),
             label=said["label"],
@@ -78,6 +78,7 @@ def _said(talk: Talk) -> dict[str, object]:
         "sex": "m" if talk.man else "f",
         "speed": talk.voice.speed,
         "pitch": talk.voice.pitch,
+        "tract": round(talk.voice.tract, 3),
         "sentences": len(talk.sentences),
         "frames": talk.frames,
         "phones": [

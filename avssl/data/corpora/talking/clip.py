@@ -11,7 +11,16 @@ from avssl.data.corpora.talking.face import Face
 from avssl.data.corpora.talking.grammar import DIGITS, Sentence, draw_sentences
 from avssl.data.corpora.talking.picture import FPS
 from avssl.data.corpora.talking.pose import pose_track
-from avssl.data.corpora.talking.speech import ACCENTS, MEN, RATE, WOMEN, Phone, Voice, speak
+from avssl.data.corpora.talking.speech import (
+    ACCENTS,
+    MEN,
+    RATE,
+    WOMEN,
+    Phone,
+    Voice,
+    resample,
+    speak,
+)
 from avssl.data.manifest import SPLITS
 
 _STEP = RATE // FPS  # library samples per frame
@@ -59,6 +68,7 @@ def make_talk(split: str, index: int, *, seed: int = 0) -> Talk:
         speed=int(rng.integers(125, 186)),
         pitch=int(rng.integers(30, 71)),
         melody=int(rng.integers(30, 71)),
+        tract=float(np.exp(rng.uniform(-0.14, 0.14))),
     )
     face = Face.draw(rng, man=man)
     speech, phones = speak(_spelled(sentences), voice, seed=int(rng.integers(2**31)))
@@ -95,10 +105,10 @@ def _recorded(rng: np.random.Generator, speech: np.ndarray, lead: int, frames: i
     line = np.zeros(frames * _STEP, dtype=np.float32)
     line[lead : lead + len(speech)] = speech * (_LEVEL / speech.std())
     count = frames * SAMPLE_RATE // FPS
-    spectrum = np.fft.rfft(line)[: count // 2 + 1] * (count / len(line))
-    sound = np.fft.irfft(spectrum, count) * rng.uniform(0.6, 1.4)
-    white = np.fft.rfft(rng.standard_normal(count))
-    tilt = np.maximum(np.fft.rfftfreq(count, 1 / SAMPLE_RATE) / 500, 0.1) ** -rng.uniform(0, 1)
-    noise = np.fft.irfft(white * tilt, count)
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(count, 1 / SAMPLE_RATE) / 500, 0.1))
+    colour, tilt = 2 ** (octaves * rng.uniform(-0.3, 0.3)), 2 ** (octaves * -rng.uniform(0, 1))
+    sound = np.fft.irfft(np.fft.rfft(resample(line, count)) * colour, count)
+    sound *= rng.uniform(0.6, 1.4)
+    noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(count)) * tilt, count)
     sound += noise * (10 ** rng.uniform(-4, -2.7) / noise.std())
     return np.asarray(0.95 * np.tanh(sound / 0.95), dtype=np.float32)

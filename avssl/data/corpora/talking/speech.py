@@ -51,6 +51,7 @@ class Voice:
     speed: int  # words per minute
     pitch: int  # 0 to 99, 50 is the speaker's own
     melody: int  # range of the pitch, 0 to 99
+    tract: float = 1.0  # length of the vocal tract over the speaker's own: formants and pitch / it
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def speak(text: str, voice: Voice, *, seed: int) -> tuple[np.ndarray, list[Phone
         library.espeak_SetSynthCallback(callback)
         if library.espeak_SetVoiceByName(voice.name.encode()):
             raise ValueError(f"espeak-ng has no voice {voice.name!r}")
-        settings = {_SPEED: voice.speed, _PITCH: voice.pitch, _RANGE: voice.melody}
+        speed = round(voice.speed * voice.tract)  # stretched below
+        settings = {_SPEED: speed, _PITCH: voice.pitch, _RANGE: voice.melody}
         for parameter, value in settings.items():
             library.espeak_SetParameter(parameter, value, 0)
         line = text.encode()
@@ -135,11 +137,18 @@ def speak(text: str, voice: Voice, *, seed: int) -> tuple[np.ndarray, list[Phone
         library.espeak_Terminate()
     finally:
         _ctypes.dlclose(library._handle)
-    sound = np.concatenate(pieces)
-    ends = [start for start, _ in marks[1:]] + [len(sound)]
+    said = np.concatenate(pieces)
+    sound = resample(said, round(len(said) * voice.tract)).astype(np.float32)
+    ends = [start for start, _ in marks[1:]] + [len(said)]
+    rate = RATE * len(said) / len(sound)
     phones = [
-        Phone(ipa, start / RATE, end / RATE)
+        Phone(ipa, start / rate, end / rate)
         for (start, ipa), end in zip(marks, ends, strict=True)
         if end > start
     ]
     return sound, phones
+
+
+def resample(wave: np.ndarray, count: int) -> np.ndarray:
+    """The whole of a wave in `count` samples, [count], without what these cannot hold."""
+    return np.fft.irfft(np.fft.rfft(wave), count) * (count / len(wave))
