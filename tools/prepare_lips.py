@@ -1,10 +1,10 @@
 """Turn videos of talking faces into what lip reading learns from: stabilised crops of the mouth.
 
-Every picture's face is found and followed, its landmarks are smoothed over 12 pictures, it is
-turned and scaled to a mean face, and 96 x 96 pixels around the mouth are kept: H.264 without loss
-at 25 pictures a second, and a 16 kHz wav beside it. The folder gets manifest.csv, skipped.csv
-(every clip without crops and why) and sheet.jpg (some pictures of some clips: look at it). Stopped
-runs go on where they were. Needs: pip install 'avssl[lips]'
+Every picture's face is found and followed, its landmarks are smoothed over 6 pictures on either
+side, it is turned and scaled to a mean face, and 96 x 96 pixels around the mouth are kept: H.264
+without loss at 25 pictures a second, and a 16 kHz wav beside it. The folder gets manifest.csv,
+skipped.csv (every clip without crops and why) and sheet.jpg (some pictures of some clips: look at
+it). Stopped runs go on where they were. Needs: pip install 'avssl[lips]'
 
     python tools/prepare_lips.py my_talks prepared                      # a folder or a manifest.csv
     python tools/prepare_lips.py lrs3 prepared --layout lrs3

@@ -12,7 +12,7 @@ import numpy as np
 
 from avssl.lips.points import COUNT, FIVE, MOUTH, STABLE, grouped
 
-WINDOW = 12  # pictures over which landmarks are smoothed
+WINDOW = 12  # pictures around one over which landmarks are smoothed
 SIDE = 96  # pixels of a crop
 
 # The 68 points of a mean face in a picture of 256 x 256 pixels: the mean of 651 detections of
@@ -81,16 +81,14 @@ def placed(landmarks: np.ndarray) -> Placement:
 def smoothed(landmarks: np.ndarray, window: int = WINDOW) -> np.ndarray:
     """Landmarks whose shape is the mean of those around, and whose place is their own [T, P, 2].
 
-    The window has so many pictures, a half of them up to the picture itself and a half behind it
-    (so its middle is half a picture late [choice]), and shrinks at the ends of the clip, by as many
-    on both sides.
+    The window reaches `window // 2` pictures to either side, as in the authors' code, and shrinks
+    at the ends of the clip, by as many on both sides.
     """
     count = len(landmarks)
     result = np.empty_like(landmarks)
     for number in range(count):
-        before = min((window - 1) // 2, number, count - 1 - number)
-        after = min(window // 2, number, count - 1 - number)
-        mean = landmarks[number - before : number + after + 1].mean(0)
+        reach = min(window // 2, number, count - 1 - number)
+        mean = landmarks[number - reach : number + reach + 1].mean(0)
         result[number] = mean + (landmarks[number].mean(0) - mean.mean(0))
     return result
 

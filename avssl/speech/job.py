@@ -228,10 +228,10 @@ def _fresh(job: Job) -> Iterator[str]:
             continue
         if options.freeze:
             yield f"warning: {name} has fresh weights and is frozen: name pre-trained ones"
-        elif options.lr_scale != 1 or options.layer_decay not in (None, 1):
+        elif options.layer_decay not in (None, 1):
             yield (
-                f"warning: {name} has fresh weights and learns at {options.lr_scale:g} of "
-                "train.lr: name pre-trained ones, or set lr_scale and layer_decay to 1"
+                f"warning: {name} has fresh weights, whose lower layers learn more slowly "
+                f"(layer_decay {options.layer_decay:g}): name pre-trained ones, or set it to 1"
             )
 
 

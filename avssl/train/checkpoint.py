@@ -62,10 +62,12 @@ def save(
     optimizer: torch.optim.Optimizer,
     *,
     keep: int,
+    every: int = 1,
 ) -> None:
     """Write the checkpoint of `progress.step` below `folder` and remove all but the newest `keep`.
 
-    Called on every rank; rank 0 writes.
+    Called on every rank; rank 0 writes. Of steps that are no multiple of `every`, where a run was
+    stopped, only the newest stays: those that are left are the same as if it never had been.
 
     Raises:
         UserError: it could not be written (full disk, no permission); earlier checkpoints are
@@ -85,7 +87,7 @@ def save(
         }
         try:
             _write(folder, progress, model, tensors)
-            _remove_old(folder, keep)
+            _remove_old(folder, keep, every)
         except (OSError, SafetensorError) as error:
             failure[0] = str(error)
     if dist.is_initialized():
@@ -280,8 +282,10 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     _sync(path)
 
 
-def _remove_old(folder: Path, keep: int) -> None:
-    for _, path in steps_saved(folder)[:-keep]:
+def _remove_old(folder: Path, keep: int, every: int) -> None:
+    saved = steps_saved(folder)
+    due = [path for step, path in saved if step % every == 0 or step == saved[-1][0]]
+    for path in {path for _, path in saved}.difference(due[-keep:]):
         hidden = path.with_name(f".{path.name}.tmp")
         os.rename(path, hidden)
         shutil.rmtree(hidden, ignore_errors=True)

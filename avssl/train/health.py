@@ -1,4 +1,4 @@
-"""What the first real step should have done: trained parameters got a gradient, teachers followed,
+"""What the first real steps should have done: trained parameters got a gradient, teachers followed,
 frozen ones stayed."""
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from avssl.graph import Graph
 
 
+STEPS = 8  # in which each trained parameter should get a gradient: a step may drop a modality
+
+
 def before_step(graph: Graph) -> dict[str, Tensor]:
     """Copies of everything that is not trained: teachers and frozen modules."""
     return {
@@ -27,7 +30,7 @@ def before_step(graph: Graph) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def after_step(graph: Graph, before: dict[str, Tensor], momenta: dict[str, float]) -> list[str]:
-    """Look at a graph right after a step, gradients still in place.
+    """Look at a graph's teachers and frozen modules right after a step, gradients still in place.
 
     Args:
         before: what `before_step` gave.
@@ -38,10 +41,6 @@ def after_step(graph: Graph, before: dict[str, Tensor], momenta: dict[str, float
         well.
     """
     findings: list[str] = []
-    trained = list(trained_parameters(graph))
-    without = [name for _, name, p in trained if p.grad is None or not bool(full(p.grad).any())]
-    if without:
-        findings.append(f"no gradient, or one of zeros, in the first step: {_some(without)}")
     for module in sorted(graph.frozen):
         names = {
             name: local(p.detach()) for name, p in graph.get_submodule(module).named_parameters()
@@ -78,6 +77,19 @@ def after_step(graph: Graph, before: dict[str, Tensor], momenta: dict[str, float
         if with_gradient:
             findings.append(f"{_some(with_gradient)} should not be trained, but got a gradient")
     return findings
+
+
+@torch.no_grad()
+def without_gradient(graph: Graph) -> set[str]:
+    """Names of the trained parameters whose gradient right after a step is missing or zero."""
+    trained = trained_parameters(graph)
+    return {name for _, name, p in trained if p.grad is None or not bool(full(p.grad).any())}
+
+
+def untouched(names: set[str], steps: int) -> str:
+    """The sentence about parameters that were `without_gradient` in each of the first steps."""
+    first = "the first step" if steps == 1 else f"any of the first {steps} steps"
+    return f"no gradient, or one of zeros, in {first}: {_some(sorted(names))}"
 
 
 def _some(names: list[str], most: int = 6) -> str:

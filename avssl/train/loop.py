@@ -125,11 +125,18 @@ def _steps(
 
     def save(done: int) -> None:
         progress = Progress(stage.name, done, steps, done == steps, now() - began, clips)
-        folder, keep = session.folder.checkpoints(stage.name), config.train.keep
-        checkpoint.save(folder, progress, stage.graph, stage.optimizer, keep=keep)
+        checkpoint.save(
+            session.folder.checkpoints(stage.name),
+            progress,
+            stage.graph,
+            stage.optimizer,
+            keep=config.train.keep,
+            every=config.train.save_every,
+        )
 
     if stage.start == 0:
         _probe(writer, report, 0, measure(0))
+    silent: set[str] = set()  # parameters without a gradient so far
     for step in range(stage.start, steps):
         before = health.before_step(stage.graph) if step == 0 else None
         asked = now()
@@ -158,6 +165,13 @@ def _steps(
             momenta = {name: metrics[f"momentum/{name}"] for name in stage.graph.teachers}
             for sentence in health.after_step(stage.graph, before, momenta):
                 report.say(f"warning: {stage.name}: {sentence}")
+        if step == 0:
+            silent = health.without_gradient(stage.graph)
+        elif silent:
+            silent &= health.without_gradient(stage.graph)
+        if silent and step + 1 == min(health.STEPS, steps):
+            report.say(f"warning: {stage.name}: {health.untouched(silent, step + 1)}")
+            silent = set()
         times = {"step_ms": 1000 * (ended - asked), "data_ms": 1000 * (arrived - asked)}
         bad = world.gather(batch["failures"])
         metrics["unreadable"] = float(len(bad))

@@ -53,6 +53,12 @@ def test_smoothing_keeps_the_place_and_calms_the_shape() -> None:
     assert shape[6:-6].std(0).mean() < 0.4 * before[6:-6].std(0).mean()
 
 
+def test_smoothing_is_not_late() -> None:
+    rng = np.random.default_rng(0)
+    growing = mean_face() + np.arange(40)[:, None, None] * rng.normal(0, 1, (68, 2))
+    assert smoothed(growing) == pytest.approx(growing)
+
+
 def test_a_cut_square_is_the_picture_where_nothing_is_turned() -> None:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (2, 40, 60, 3), dtype=np.uint8)

@@ -12,6 +12,7 @@ from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.source import Problems
 from avssl.train.experiment import load_experiment
+from avssl.train.probes import splits
 from avssl.train.teachers import update_teachers
 from tests.recipes.raven import (
     CONFIGS,
@@ -96,6 +97,7 @@ def test_configurations_have_the_numbers_of_the_paper(
     assert (arguments["layer_scale"], arguments["norm_eps"]) == (0.1, 1e-12)
     assert arguments["dropout"] == arguments["attention_dropout"] == 0.1
     assert config.stages["pretrain"].epochs == 150
+    assert splits(experiment) == []  # the manifests of the heads' commands have train clips alone
 
 
 def test_both_towers_give_a_vector_per_frame() -> None:

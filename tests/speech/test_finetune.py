@@ -343,9 +343,9 @@ def test_rates_of_pretrained_weights_for_fresh_ones_are_warned_of(
     experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(finetuning, "train", lambda path, given: 1)
-    given = [f"run={tmp_path / 'run'}", "stages.frozen.args.lr_scale=0.5"]
+    given = [f"run={tmp_path / 'run'}", "stages.frozen.args.layer_decay=0.5"]
     assert finetune(experiment, [*given, "stages.frozen.args.freeze=false"]) == 1
-    assert "audio has fresh weights and learns at 0.5 of train.lr" in capsys.readouterr().out
+    assert "audio has fresh weights, whose lower layers" in capsys.readouterr().out
     assert finetune(experiment, [*given, "stages.frozen.args.freeze=true"]) == 1
     assert "audio has fresh weights and is frozen" in capsys.readouterr().out
     assert finetune(experiment, [given[0], "stages.frozen.args.freeze=false"]) == 1

@@ -63,6 +63,16 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000015", "step-000100"]
 
 
+def test_a_stop_between_two_checkpoints_changes_none_that_is_kept(tmp_path: Path) -> None:
+    model, optimizer = made(0)
+    for step in (30, 60, 75, 80, 90, 100):  # stopped twice
+        progress = Progress("stage1", step, 100, False, 1.5, "8 (0)")
+        checkpoint.save(tmp_path, progress, model, optimizer, keep=3, every=30)
+        kept = [saved for saved, _ in checkpoint.steps_saved(tmp_path)]
+        assert kept[-1] == step and len(kept) <= 3
+    assert kept == [60, 90, 100]
+
+
 @pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE])
 @pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(

@@ -1,6 +1,7 @@
-"""What is listed after the first step: missing gradients, straying teachers, moved frozen ones."""
+"""What is listed after the first steps: missing gradients, straying teachers, moved frozen ones."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from tests.train import tiny
 Meddle = Callable[[Graph], None]
 
 
-def first_step(monkeypatch: pytest.MonkeyPatch, meddle: Meddle) -> list[str]:
-    """The findings of a real step with `meddle` done between the optimizer and the look."""
+def first_step(monkeypatch: pytest.MonkeyPatch, meddle: Meddle) -> tuple[list[str], set[str]]:
+    """The findings of a real step with `meddle` done between the optimizer and the look, and the
+    parameters without a gradient."""
     monkeypatch.chdir(tiny.CONFIGS)
     structure = yaml.safe_load(tiny.STUDENT)
     structure["modules"]["extra"] = {"type": "linear", "width": 16, "out": 16}
@@ -32,11 +34,11 @@ def first_step(monkeypatch: pytest.MonkeyPatch, meddle: Meddle) -> list[str]:
     momenta = update_teachers(graph, 0.0)
     with torch.no_grad():
         meddle(graph)
-    return health.after_step(graph, before, momenta)
+    return health.after_step(graph, before, momenta), health.without_gradient(graph)
 
 
 def test_a_sound_step_has_nothing_to_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert first_step(monkeypatch, lambda graph: None) == []
+    assert first_step(monkeypatch, lambda graph: None) == ([], set())
 
 
 def test_trained_parameters_without_gradient_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,8 +46,27 @@ def test_trained_parameters_without_gradient_are_listed(monkeypatch: pytest.Monk
         graph.get_parameter("head.proj.bias").grad = None
         graph.get_parameter("audio.stem.proj.weight").grad.zero_()
 
-    (found,) = first_step(monkeypatch, meddle)
-    assert "no gradient" in found and "audio.stem.proj.weight, head.proj.bias" in found
+    found, without = first_step(monkeypatch, meddle)
+    assert found == [] and without == {"audio.stem.proj.weight", "head.proj.bias"}
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_run_warns_of_what_no_step_gave_a_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    run: Callable[..., None],
+    dead: bool,
+) -> None:
+    looks = iter(range(100))
+
+    def without_gradient(graph: Graph) -> set[str]:
+        return {"audio.stem.proj.weight"} if dead or next(looks) == 0 else set()
+
+    monkeypatch.setattr(health, "without_gradient", without_gradient)
+    run(tiny.write(tmp_path))
+    said = "no gradient, or one of zeros, in any of the first 8 steps: audio.stem.proj.weight"
+    assert (said in capsys.readouterr().out) == dead
 
 
 def test_a_teacher_that_did_not_move_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,10 +74,12 @@ def test_a_teacher_that_did_not_move_is_listed(monkeypatch: pytest.MonkeyPatch) 
         teacher = graph.get_parameter("teacher.stem.proj.weight")
         teacher.copy_(graph.get_parameter("audio.stem.proj.weight"))
 
-    (found,) = first_step(monkeypatch, meddle)
+    (found,), _ = first_step(monkeypatch, meddle)
     assert "teacher.stem.proj.weight" in found and "momentum" in found
 
 
 def test_a_frozen_module_that_moved_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    (found,) = first_step(monkeypatch, lambda graph: graph.get_parameter("extra.proj.bias").add_(1))
+    (found,), _ = first_step(
+        monkeypatch, lambda graph: graph.get_parameter("extra.proj.bias").add_(1)
+    )
     assert found == "frozen parameters moved: extra.proj.bias"
