@@ -12,13 +12,19 @@ from avssl.errors import UserError
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file through a temporary name beside it; folders above it are made."""
+    """Write a text file through a temporary name beside it; folders above it are made.
+
+    Raises OSError that names the file, also where the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(half_written(path), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(half_written(path), path)
+    try:
+        with open(half_written(path), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half_written(path), path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def metrics_rows(path: Path) -> list[dict[str, Any]]:

@@ -42,6 +42,8 @@ def main() -> int:
     if given.min_confidence is not None and given.pseudo_label is None:
         raise UserError("--min-confidence chooses among the clips of --pseudo-label: name these")
 
+    if given.pseudo_label == "":
+        raise UserError("--pseudo-label names no clips: give corpus:NAME, a folder or a manifest")
     if given.pseudo_label is not None:
         from avssl.speech.pseudo import second_round
 

@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _read(options: argparse.Namespace) -> int:
-    from avssl.speech.captions import check_picture, check_target, write_captions  # --help is quick
+    from avssl.data.scan import ProgressLine  # after the arguments: --help is quick
+    from avssl.speech.captions import check_picture, check_target, write_captions
     from avssl.speech.clip import read_clip
     from avssl.speech.readers import Readers, described, searched
     from avssl.speech.transcribe import transcribe
@@ -76,7 +77,8 @@ def _read(options: argparse.Namespace) -> int:
     readers = Readers(options.model, device=options.device)
     reader = readers.reader(options.kind)
     settings = searched(reader.settings, greedy=options.greedy, beam=options.beam)
-    clip = read_clip(options.clip, readers.data(options.kind))
+    progress = ProgressLine("finding the mouth", unit="looks")
+    clip = read_clip(options.clip, readers.data(options.kind), progress=progress)
     if options.captions:
         check_picture(options.clip, clip.row)
     begin = time.perf_counter()

@@ -19,7 +19,8 @@ Layouts:
 
 The largest face that at least half of the pictures show counts. A clip is skipped if there is none,
 if another face that stays is nearly as large, if the face is missing for more than --gap pictures
-in a row, or if the file is damaged. Clips without sound are kept.
+in a row, or if the file is damaged. Clips without sound are kept, and so are those whose text is
+empty, for pre-training. Exit code: 0, or 2 for wrong use and where no clip could be prepared.
 """
 
 import argparse
@@ -31,8 +32,8 @@ from avssl.errors import UserError, run_tool
 
 
 @run_tool
-def main() -> int:
-    """Read the command line, prepare, and return the exit code."""
+def main() -> None:
+    """Read the command line and prepare."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -81,7 +82,7 @@ def main() -> int:
     from avssl.lips.layouts import read_layout
     from avssl.lips.prepare import Settings, prepare_lips
 
-    return prepare_lips(
+    prepare_lips(
         read_layout(options.source, options.layout, longest=options.longest, val=options.val_share),
         options.target,
         Settings(

@@ -103,14 +103,26 @@ class Manifest:
             raise UserError(
                 f"cannot read the manifest {path}: {error.strerror}; give a CSV file or a folder"
             ) from None
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is not a CSV file in UTF-8 ({error}): save it as that; of media files "
+                "give their folder"
+            ) from None
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, line {reader.line_num}: this is no CSV that can be read ({error})"
+            ) from None
         if not clips:
             raise UserError(f"the manifest {path} lists no clip")
+        _refuse_leaks(clips, path)
         return cls(path.parent, clips)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the CSV; whole or not at all. Its folder must be the manifest's root."""
+        write_whole(Path(path), self.text())
+
+    def text(self) -> str:
+        """The CSV."""
         extra = list(dict.fromkeys(key for clip in self.clips for key in clip.extra))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -118,7 +130,7 @@ class Manifest:
         for clip in self.clips:
             cells = [_cell(getattr(clip, name)) for name in COLUMNS]
             writer.writerow(cells + [clip.extra.get(key, "") for key in extra])
-        write_whole(Path(path), text.getvalue())
+        return text.getvalue()
 
     def file(self, clip: Clip) -> Path:
         """Where the clip's file lies."""
@@ -152,6 +164,18 @@ class Manifest:
             )
         clips = [dataclasses.replace(clip, split=hash_split(clip.path)) for clip in self.clips]
         return Manifest(self.root, clips, split_by_path=True)
+
+
+def _refuse_leaks(clips: list[Clip], path: Path) -> None:
+    """Raise UserError where the same stretch of a file is in two splits."""
+    splits: dict[tuple[str, float | None, float | None], str] = {}
+    for clip in clips:
+        split = splits.setdefault((clip.path, clip.start, clip.end), clip.split)
+        if clip.split != split:
+            raise UserError(
+                f"{path} has {clip.path} both in the split {split!r} and in {clip.split!r}, so "
+                "that scores would mean nothing: leave one of the rows out"
+            )
 
 
 def below(folder: str, clip: Clip) -> Clip:
@@ -206,6 +230,8 @@ def _clip(
                     f"{file}, line {line}: column '{name}' holds {cell!r}, not a number or 0/1"
                 ) from None
     where = f"{file}, line {line}"
+    if not values.get("path"):
+        raise UserError(f"{where}: column 'path' is empty: name the clip's file, or drop the row")
     safe_path(values.get("path", ""), where)
     if values.get("wav"):
         safe_path(values["wav"], where)

@@ -33,12 +33,14 @@ def server_context() -> Any:
 
 
 def _start_server() -> None:
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     # the server imports before it learns the parent's sys.path
     before = os.environ.get("PYTHONPATH")
     package = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, before]))
+    # started with the server otherwise, and it unblocks Ctrl-C when it starts
+    resource_tracker.ensure_running()
     # Ctrl-C is for the parent; the server keeps what is blocked when it starts
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

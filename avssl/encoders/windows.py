@@ -94,7 +94,8 @@ def scan_file(path: Path) -> Clip:
     Raises UserError when it is no file, or finding out takes too long.
     """
     if not path.is_file():
-        raise UserError(f"{path} is {'a folder' if path.is_dir() else 'not there'}: give a file")
+        what = "not there" if not path.exists() else "a folder" if path.is_dir() else "no file"
+        raise UserError(f"{path} is {what}: give a file")
     try:
         return TimedCaller()(
             probe_clip, os.fspath(path.parent), Clip(path=path.name), limit=SCAN_LIMIT

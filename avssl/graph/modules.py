@@ -153,6 +153,12 @@ class ModuleReader(Sections):
                 given[key] = convert(value[key], types[key])
             except Mismatch as expected:
                 self.value_problem((*path, key), f"'{key}' must be {expected}: {value[key]!r}.")
+        if given.get("lr_scale", 1.0) <= 0:
+            sentence = f"'lr_scale' must be above 0: {given['lr_scale']}; freeze stops learning."
+            self.value_problem((*path, "lr_scale"), sentence)
+        if not 0 < given.get("layer_decay", 1.0) <= 1:
+            sentence = f"'layer_decay' must be above 0, at most 1: {given['layer_decay']}."
+            self.value_problem((*path, "layer_decay"), sentence)
         if given and self.inner:
             key = next(iter(given))
             self.problem((*path, key), f"'{key}' belongs to the modules of the outer graph.")

@@ -65,17 +65,32 @@ def placed(landmarks: np.ndarray) -> Placement:
     """The placement of every crop from landmarks [T, 68 or 5, 2] without gaps."""
     mean = mean_face()
     smooth = smoothed(landmarks)
+    points, goal = _compared(smooth)
+    steps = np.stack([similarity(goal, one) for one in points])  # [T, 2, 2]
     if landmarks.shape[1] == COUNT:
-        points, goal = grouped(smooth, STABLE), grouped(mean, STABLE)
         mouths = smooth[:, MOUTH].mean(1)  # [T, 2]
-        steps = np.stack([similarity(goal, one) for one in points])  # [T, 2, 2]
     else:
-        goal = grouped(mean, FIVE)
-        steps = np.stack([similarity(goal, one) for one in smooth])
         corners = goal[3:].mean(0)
         below = mean[MOUTH].mean(0) - corners  # the mouth's middle lies below its corners
         mouths = smooth[:, 3:].mean(1) + steps @ below
     return Placement(mouths, steps)
+
+
+def unlike_a_face(landmarks: np.ndarray) -> np.ndarray:
+    """How far landmarks [T, 68 or 5, 2] are from the mean face brought over them by a similarity
+    transform, as a share of their own spread [T]: 0 the mean face itself, 1 nothing like it."""
+    points, goal = _compared(landmarks)
+    turned = np.stack([(goal - goal.mean(0)) @ similarity(goal, one).T for one in points])
+    own = points - points.mean(1, keepdims=True)  # [T, P, 2]
+    return np.linalg.norm(own - turned, axis=(1, 2)) / np.linalg.norm(own, axis=(1, 2))
+
+
+def _compared(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points [T, P, 2] of landmarks [T, 68 or 5, 2] that are held against the mean face, and
+    those of the mean face [P, 2]."""
+    if landmarks.shape[1] == COUNT:
+        return grouped(landmarks, STABLE), grouped(mean_face(), STABLE)
+    return landmarks, grouped(mean_face(), FIVE)
 
 
 def smoothed(landmarks: np.ndarray, window: int = WINDOW) -> np.ndarray:

@@ -18,8 +18,8 @@ from avssl.data.container import MediaError
 from avssl.data.manifest import Clip
 from avssl.data.probe import probe_clip
 from avssl.errors import UserError
-from avssl.lips.align import SIDE, placed
-from avssl.lips.detect import found_faces
+from avssl.lips.align import SIDE, placed, unlike_a_face
+from avssl.lips.detect import Progress, found_faces, nobody
 from avssl.lips.frames import RATE, fitted, regular_pictures, stretch
 from avssl.lips.mesh import Face, finder
 from avssl.lips.points import from_mesh, read_landmarks
@@ -31,6 +31,7 @@ _FACE = 200  # pixels: faces in pictures are made smaller to about this side bef
 _SURE = 0.5  # least score of a mesh
 _STEADY = 5  # pictures over which the square of the mesh is smoothed
 _LEAST = 4.0  # pixels over which given landmarks must spread: coordinates from 0 to 1 do not
+_UNLIKE = 0.5  # most that given landmarks may be off a mean face; real ones are off by 0.02 to 0.1
 _AT_ONCE = 64 * 2**20  # bytes of pictures
 
 
@@ -71,20 +72,28 @@ def mouth_crops(
         raise UserError(f"{os.fspath(path)}: {error}") from None
 
 
-def cropped(path: Path, clip: Clip, *, gap: int = GAP, landmarks: Path | None = None) -> Mouth:
+def cropped(
+    path: Path,
+    clip: Clip,
+    *,
+    gap: int = GAP,
+    landmarks: Path | None = None,
+    progress: Progress = nobody,
+) -> Mouth:
     """The crops of a scanned clip.
 
     Args:
         path: its file.
         gap: most pictures in a row in which the face may be missing.
         landmarks: a file with the landmarks of every picture, instead of finding them.
+        progress: told how many of how many looks at pictures are done; each is looked at twice.
 
     Raises:
         MediaError: why there are none.
     """
     if landmarks is None:
-        faces = speaking_face(found_faces(path, clip), gap=gap)
-        points = _meshes(path, clip, _steady(faces), gap=gap)  # [T, 68, 2]
+        faces = speaking_face(found_faces(path, clip, progress), gap=gap)
+        points = _meshes(path, clip, _steady(faces), gap=gap, progress=progress)  # [T, 68, 2]
     else:
         points = _given(landmarks, clip, gap=gap)  # [T, 68 or 5, 2]
     where = placed(points)
@@ -113,7 +122,9 @@ def _steady(faces: list[Face]) -> list[Face]:
     return result
 
 
-def _meshes(path: Path, clip: Clip, faces: list[Face], *, gap: int) -> np.ndarray:
+def _meshes(
+    path: Path, clip: Clip, faces: list[Face], *, gap: int, progress: Progress
+) -> np.ndarray:
     """The 68 points of the face in every picture, in pixels of the clip [T, 68, 2]."""
     side = float(np.median([face.box[2:].max() for face in faces]))
     found, known = [], []
@@ -128,6 +139,7 @@ def _meshes(path: Path, clip: Clip, faces: list[Face], *, gap: int) -> np.ndarra
                 found.append((from_mesh(points) + 0.5) / ratio - 0.5)
                 known.append(number)
             number += 1
+            progress(len(faces) + number, 2 * len(faces))
     if not known:
         raise MediaError("no face was found")
     refuse_gaps(np.array(known), number, gap=gap)
@@ -165,6 +177,12 @@ def _refuse_misfits(points: np.ndarray, size: tuple[int, int], name: str) -> Non
         raise MediaError(
             f"the landmarks {name} lie around {x:.0f}, {y:.0f}, {span:.1f} pixels wide, which "
             f"is no face in a picture of {size[0]} x {size[1]}: they must be in its pixels"
+        )
+    unlike = float(np.median(unlike_a_face(points)))
+    if not unlike <= _UNLIKE:
+        raise MediaError(
+            f"the landmarks {name} have not the shape of a face (off by {unlike:.0%} of their "
+            "spread): their order must be that of the 68, 5, 468 or 478 points"
         )
 
 

@@ -7,23 +7,31 @@ Letters: H W height and width in pixels.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from avssl.data.container import MediaError
 from avssl.data.manifest import Clip
-from avssl.lips.frames import fitted, regular_pictures
+from avssl.lips.frames import fitted, regular_pictures, stretch
 from avssl.lips.mesh import TILE, Face, distinct, finder
 
+Progress = Callable[[int, int], None]  # done, total
 _LEVELS = 3
 _EVERY = 10  # frames: of these one is looked at to choose the level
 _AT_ONCE = 32  # tiles
 
 
-def found_faces(path: Path, clip: Clip) -> list[list[Face]]:
+def nobody(done: int, total: int) -> None:
+    """Progress that nobody is told of."""
+
+
+def found_faces(path: Path, clip: Clip, progress: Progress = nobody) -> list[list[Face]]:
     """The faces in each picture of a scanned clip at 25 pictures a second, in its pixels.
+
+    Args:
+        progress: told how many of how many looks at pictures are done: these are the first half.
 
     Raises:
         MediaError: the file is damaged, or no picture that was looked at shows a face.
@@ -38,6 +46,7 @@ def found_faces(path: Path, clip: Clip) -> list[list[Face]]:
         if len(waiting) * len(corners(waiting[0], level)) >= _AT_ONCE:
             faces += _in_pictures(waiting, clip, level)
             waiting = []
+            progress(len(faces), 2 * stretch(clip)[1])
     return faces + (_in_pictures(waiting, clip, level) if waiting else [])
 
 

@@ -5,6 +5,7 @@ missing or damaged is a row that has no picture and a reason, as a scan records 
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,11 +146,14 @@ def lrs_text(file: Path) -> tuple[str, list[tuple[str, float, float]]]:
         if len(cells) < 3:
             break
         try:
-            words.append((_plain(cells[0]), float(cells[1]), float(cells[2])))
+            first, last = float(cells[1]), float(cells[2])
         except ValueError:
+            first = last = math.nan
+        if not (words[-1][1] if words else 0) <= first <= last < math.inf:
             raise MediaError(
-                f"{file.name}: {line!r} is not a word, its start and its end"
-            ) from None
+                f"{file.name}: {line!r} is not a word, its start and its end, or not in order"
+            )
+        words.append((_plain(cells[0]), first, last))
     return _plain(texts[0]), words
 
 

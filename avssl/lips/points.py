@@ -70,10 +70,11 @@ def read_landmarks(file: Path) -> np.ndarray:
     Raises:
         MediaError: the file cannot be read, or its scheme is not known.
     """
-    damage = (OSError, EOFError, RecursionError, ValueError, TypeError, KeyError)
+    damage = (OSError, EOFError, RecursionError, MemoryError, ArithmeticError)
+    wrong = (ValueError, TypeError, KeyError)
     try:
         points = {".npy": _read_npy, ".json": _read_json, ".csv": _read_csv}[file.suffix](file)
-    except (*damage, csv.Error, BadZipFile) as error:
+    except (*damage, *wrong, csv.Error, BadZipFile) as error:
         raise MediaError(f"the landmarks {file.name} cannot be read ({error})") from None
     if points.ndim != 3 or points.shape[0] == 0 or points.shape[2] < 2:
         raise MediaError(f"the landmarks {file.name} have the shape {points.shape}, not [T, P, 2]")

@@ -60,8 +60,8 @@ def prepare_lips(
     limit: float,
     rows: int = 30,
     retry: bool = False,
-) -> int:
-    """Prepare all clips; write manifest.csv, skipped.csv and sheet.jpg; 1 if none could be.
+) -> None:
+    """Prepare all clips; write manifest.csv, skipped.csv and sheet.jpg.
 
     Files that an earlier, interrupted call finished are not made again.
 
@@ -72,8 +72,8 @@ def prepare_lips(
         retry: try clips again that an earlier call skipped.
 
     Raises:
-        UserError: the target holds other crops, is in the source folder or in use by another
-            process, or a package is missing.
+        UserError: no clip could be prepared, the target holds other crops, is in the source folder
+            or in use by another process, or a package is missing.
     """
     own, clips = Path(os.path.realpath(target)), Path(os.path.realpath(manifest.root))
     if own == clips or clips in own.parents:
@@ -84,9 +84,9 @@ def prepare_lips(
     if not settings.landmarks:
         model_files()
         need("openvino", extra="lips", purpose="finding faces")
-    claim(target, _noted(settings, target))
+    claim(target, _noted(settings, target), manifest.root)
     with locked(target, f"another process prepares {target}: wait for it"):
-        return _prepare_all(
+        _prepare_all(
             manifest, target, settings, workers=workers, limit=limit, rows=rows, retry=retry
         )
 
@@ -100,7 +100,7 @@ def _prepare_all(
     limit: float,
     rows: int,
     retry: bool,
-) -> int:
+) -> None:
     """What `prepare_lips` does in its own folder."""
     unusable = [clip for clip in manifest.clips if clip.reason and clip.has_video is False]
     jobs = _jobs(manifest, target)
@@ -120,7 +120,11 @@ def _prepare_all(
     if made:
         contact_sheet(target, made, rows=rows)
     _summary(target, made, skipped)
-    return 0 if made else 1
+    if not made:
+        raise UserError(
+            f"none of the clips in {manifest.root} could be prepared: {target / 'skipped.csv'} has "
+            "the reasons"
+        )
 
 
 def _noted(settings: Settings, target: Path) -> dict[str, object]:
@@ -132,7 +136,8 @@ def _noted(settings: Settings, target: Path) -> dict[str, object]:
 
 
 def _jobs(manifest: Manifest, target: Path) -> list[_Job]:
-    """One job for each file; names that would fall together keep their suffix."""
+    """One job for each file; names that could fall together, with another file's or with those of
+    the parts of a long one, keep their suffix."""
     files: dict[str, list[Clip]] = {}
     for clip in manifest.clips:
         if not (clip.reason and clip.has_video is False):
@@ -141,7 +146,8 @@ def _jobs(manifest: Manifest, target: Path) -> list[_Job]:
     jobs = []
     for path, rows in files.items():
         stem = str(Path(path).with_suffix(""))
-        name = stem if stems[stem] == 1 else path
+        alone = stems[stem] == 1 and stem not in files and not re.search(r"@\d{3,}$", stem)
+        name = stem if alone else path
         jobs.append(_Job(os.fspath(manifest.root), os.fspath(target), tuple(rows), name))
     return jobs
 

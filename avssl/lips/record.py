@@ -14,6 +14,7 @@ from avssl.files import write_whole
 from avssl.lips.points import landmark_file
 
 _SETTINGS, _DONE = ".lips.json", ".lips.jsonl"
+_SOURCE = "source"
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,16 @@ class Piece:
     clip: Clip | None = None  # the scanned row of the crops
 
 
-def claim(target: Path, settings: Mapping[str, object]) -> None:
-    """Note the settings in the target folder, or hold them against the ones noted there.
+def claim(target: Path, settings: Mapping[str, object], source: Path) -> None:
+    """Note settings and source in the target folder, or hold them against those noted there.
 
     Raises:
         UserError: they differ, what is noted cannot be read, or the folder holds other clips.
     """
     file = target / _SETTINGS
-    wanted = dict(settings)
+    # relative, as both folders may be moved together
+    beside = Path(os.path.relpath(os.path.realpath(source), os.path.realpath(target))).as_posix()
+    wanted = {**settings, _SOURCE: beside}
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file: name a folder for the crops")
     if not file.exists():
@@ -51,7 +54,12 @@ def claim(target: Path, settings: Mapping[str, object]) -> None:
         raise UserError(f"{file} is damaged: remove {target}, or name another folder") from None
     if not isinstance(noted, dict):
         raise UserError(f"{file} is damaged: remove {target}, or name another folder")
-    for name in wanted:
+    if noted.get(_SOURCE) != beside:
+        raise UserError(
+            f"{target} holds crops of the clips in {_said(noted.get(_SOURCE))} (seen from there), "
+            f"which those of {source} would replace: name another folder"
+        )
+    for name in settings:
         if noted.get(name) != wanted[name]:
             raise UserError(
                 f"{target} holds crops prepared with --{name} {_said(noted.get(name))}, not "

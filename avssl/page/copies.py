@@ -17,6 +17,7 @@ from avssl.data.container import opened
 from avssl.data.manifest import Clip
 from avssl.data.media import read_clip_sound, scaled_size
 from avssl.data.pictures import converted, shown_pictures
+from avssl.files import half_written
 from avssl.page.stretch import Stretch
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def write_copy(
     """
     import av
 
-    partial = target.with_name(target.name + ".part")
+    partial = half_written(target)
     partial.touch()  # where it cannot be written, that is no fault of the clip
     with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as out:
         # both streams first: the header is written with the first packet

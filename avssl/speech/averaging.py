@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,3 +50,12 @@ def average(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
             last = (total / len(files)).to(last.dtype)
         found[name] = last
     return found
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """16 hexadecimal digits that differ where weights do."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

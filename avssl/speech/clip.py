@@ -21,6 +21,7 @@ from avssl.data.usable import extent, is_crop
 from avssl.encoders.arrays import scaled
 from avssl.encoders.windows import scan_file
 from avssl.errors import UserError
+from avssl.lips.detect import Progress, nobody
 from avssl.lips.frames import RATE
 
 _LONGEST = 1200.0  # s: crops of a clip are held in memory, 0.7 MB of each second
@@ -44,7 +45,9 @@ class SpeechClip:
     row: Clip = field(default_factory=lambda: Clip(path=""))
 
 
-def read_clip(path: Path, data: DataConfig, *, row: Clip | None = None) -> SpeechClip:
+def read_clip(
+    path: Path, data: DataConfig, *, row: Clip | None = None, progress: Progress = nobody
+) -> SpeechClip:
     """Read what the inputs of `data` are made of, of the whole file.
 
     A small square picture is a mouth crop already, as tools/prepare_lips.py makes them; of any
@@ -52,6 +55,7 @@ def read_clip(path: Path, data: DataConfig, *, row: Clip | None = None) -> Speec
 
     Args:
         row: of the file as scanned, where that has been done.
+        progress: told how far the search for the mouth is.
 
     Raises:
         UserError: the file is not there, cannot be read, lacks a stream, or no face is found.
@@ -64,12 +68,12 @@ def read_clip(path: Path, data: DataConfig, *, row: Clip | None = None) -> Speec
     if data.needs_audio and not row.has_audio:
         raise UserError(f"{path} has no sound{_why(row)}: only its lips can be read")
     try:
-        return _read(path, data, row)
+        return _read(path, data, row, progress)
     except MediaError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def _read(path: Path, data: DataConfig, row: Clip) -> SpeechClip:
+def _read(path: Path, data: DataConfig, row: Clip, progress: Progress) -> SpeechClip:
     seconds = extent(row, video=data.needs_video)[1]
     if seconds > _LONGEST:
         raise UserError(
@@ -81,7 +85,7 @@ def _read(path: Path, data: DataConfig, row: Clip) -> SpeechClip:
     mouths: np.ndarray | None = None
     for name, recipe in data.inputs.items():
         if isinstance(recipe, LipsConfig):
-            mouths = _mouths(path, row, recipe, frames)  # [T, H, H, 3]
+            mouths = _mouths(path, row, recipe, frames, progress)  # [T, H, H, 3]
             frames = len(mouths)
             inputs[name] = cropped_lips(mouths, recipe, None)
     if not frames:
@@ -99,14 +103,16 @@ def _read(path: Path, data: DataConfig, row: Clip) -> SpeechClip:
     return SpeechClip(inputs, frames, data.rate, mouths, row)
 
 
-def _mouths(path: Path, row: Clip, recipe: LipsConfig, frames: int) -> np.ndarray:
+def _mouths(
+    path: Path, row: Clip, recipe: LipsConfig, frames: int, progress: Progress
+) -> np.ndarray:
     """uint8 [T, stored, stored, 3] at the recipe's rate."""
     if is_crop(row):
         times = np.arange(frames) / recipe.rate
         return read_pictures(path, row, times, short_side=recipe.stored)
     from avssl.lips.crops import cropped
 
-    crops = cropped(path, row).crops  # [T, 96, 96, 3]
+    crops = cropped(path, row, progress=progress).crops  # [T, 96, 96, 3]
     count = round(len(crops) / RATE * recipe.rate)
     shown = np.arange(count) * RATE // recipe.rate  # [T]
     sized = scaled(torch.from_numpy(crops[shown]), recipe.stored)  # [T, 3, stored, stored]

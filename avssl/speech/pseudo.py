@@ -19,11 +19,19 @@ from avssl.data.dataset import ClipDataset
 from avssl.data.loader import steps_per_epoch
 from avssl.data.manifest import Clip, Manifest, below
 from avssl.data.source import open_source
-from avssl.data.usable import in_share
+from avssl.data.usable import by_reason, in_share, nothing_usable
 from avssl.errors import UserError
-from avssl.speech.job import Job, finetune, prepare, reading_config, reading_device
+from avssl.files import write_whole
+from avssl.speech.job import (
+    Job,
+    finetune,
+    prepare,
+    reading_config,
+    reading_device,
+    scoring_config,
+)
 from avssl.speech.reader import FOLDER, UNITS, Reader
-from avssl.speech.transcripts import Reading, Task, transcribe_clips
+from avssl.speech.transcripts import Reading, Task, WholeClips, transcribe_clips
 from avssl.train.checkpoint import newest
 
 ROUND = "-round2"
@@ -74,12 +82,13 @@ def second_round(
             "2, which runs in as many processes as you like"
         )
     job = prepare(path, overrides)
-    _unlabelled(job, source)  # before the training: it may not be there, or hold nothing to label
+    second = Path(f"{job.run}{ROUND}")
+    # before the training: it may not be there, or hold nothing to label
+    _refuse_other_source(second, _unlabelled(job, source)[1])
     code = finetune(path, overrides)
     if code:
         return code
-    second = Path(f"{job.run}{ROUND}")
-    manifest = pseudo_manifest(job, source, Path(f"{second}-data"), min_confidence)
+    manifest = pseudo_manifest(job, source, second, min_confidence)
     places = {"run": second, "data.source": manifest}
     again = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
     everything = replace(
@@ -96,12 +105,16 @@ def second_round(
     return finetune(path, again)
 
 
-def pseudo_manifest(job: Job, source: str, folder: Path, min_confidence: float) -> Path:
+def pseudo_manifest(job: Job, source: str, second: Path, min_confidence: float) -> Path:
     """Label the clips of a source, and write a manifest of labelled and pseudo-labelled clips.
 
+    Args:
+        second: run folder of round 2; the manifest is written to `<second>-data/`.
+
     Raises:
-        UserError: the source cannot be opened, or no clip is kept.
+        UserError: the source cannot be opened, no clip is kept, or round 2 has begun on others.
     """
+    folder = _data_folder(second)
     data = job.experiment.config.data
     labelled, unlabelled, rows = _unlabelled(job, source)
     reader = Reader.load(job.run / FOLDER, reading_device(job))
@@ -119,13 +132,47 @@ def pseudo_manifest(job: Job, source: str, folder: Path, min_confidence: float) 
         held=len(unlabelled.clips) - len(rows),
     )
     print(f"{source}: {counts}", flush=True)
+    unreadable = [(item.path, item.failure) for item in found if item.failure]
+    if unreadable:
+        print(f"unreadable: {by_reason(unreadable)}", flush=True)
+    if not read:
+        raise UserError(f"none of the {len(found)} clips of {source} can be read")
+    if empty == len(read):
+        raise UserError(
+            f"nothing was read in any of the {empty} clips of {source}: train longer first, or "
+            "look whether they are like those that are labelled"
+        )
     if not kept:
-        best = max((item.confidence for item in read), default=0.0)
+        best = max(item.confidence for item in read if item.text)
         raise UserError(
             f"no clip of {source} is kept at a confidence of {min_confidence:g} (the highest is "
             f"{best:.2f}): lower --min-confidence, or train longer first"
         )
-    return _write(folder, labelled, unlabelled, kept, data)
+    return _write(second, labelled, unlabelled, kept, data)
+
+
+def _data_folder(second: Path) -> Path:
+    """Where the data of round 2 are."""
+    return Path(f"{second}-data")
+
+
+def _begun(second: Path) -> bool:
+    """Whether round 2 has trained on the manifest that is there."""
+    return (second / "config.yaml").is_file() and (_data_folder(second) / "manifest.csv").is_file()
+
+
+def _refuse_other_source(second: Path, unlabelled: Manifest) -> None:
+    """Raise UserError where round 2 has begun on the clips of another folder."""
+    link = _data_folder(second) / PSEUDO
+    if _begun(second) and os.path.realpath(link) != os.path.realpath(unlabelled.root):
+        raise UserError(_other_labels(second, f"clips of {os.path.realpath(link)}"))
+
+
+def _other_labels(second: Path, what: str) -> str:
+    return (
+        f"{second} was trained on {what}, which would be replaced: repeat the options of then, "
+        f"give another run folder with run=..., or remove {second} and {_data_folder(second)}"
+    )
 
 
 def _steps(job: Job) -> list[str]:
@@ -150,7 +197,7 @@ def _unlabelled(job: Job, source: str) -> tuple[Manifest, Manifest, list[int]]:
     """The clips of the run, those of a source, and the rows of these that are read.
 
     Raises:
-        UserError: the source cannot be opened, or has none.
+        UserError: the source cannot be opened, or has none that can be read.
     """
     data = job.experiment.config.data
     labelled, unlabelled = open_source(data), open_source(replace(data, source=source, only=None))
@@ -160,6 +207,10 @@ def _unlabelled(job: Job, source: str) -> tuple[Manifest, Manifest, list[int]]:
             f"{source} has no clip to label: all {len(unlabelled.clips)} are labelled clips of the "
             "run, or held out (val and test)"
         )
+    check = WholeClips(scoring_config(data))
+    reasons = [(unlabelled.clips[row].path, check.reason(unlabelled.clips[row])) for row in rows]
+    if all(reason for _, reason in reasons):
+        raise UserError(nothing_usable(unlabelled, None, reasons))
     return labelled, unlabelled, rows
 
 
@@ -203,27 +254,34 @@ def _times(clip: Clip) -> tuple[float, float]:
 
 
 def _write(
-    folder: Path,
+    second: Path,
     labelled: Manifest,
     unlabelled: Manifest,
     kept: Sequence[Reading],
     data: DataConfig,
 ) -> Path:
-    """Write manifest.csv and the links beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, manifest in ((LABELLED, labelled), (PSEUDO, unlabelled)):
-        link = folder / name
-        if link.is_symlink():
-            link.unlink()
-        link.symlink_to(os.path.relpath(manifest.root.resolve(), folder.resolve()))
+    """Write manifest.csv and the links beside it.
+
+    Raises:
+        UserError: round 2 has begun on another one.
+    """
+    folder = _data_folder(second)
     clips = [
         _below(LABELLED, clip, confidence="") for clip in labelled.clips if _has_part(clip, data)
     ]
     for item in kept:
         clip = replace(unlabelled.clips[item.row], text=item.text, label="", split="train")
         clips.append(_below(PSEUDO, clip, confidence=f"{item.confidence:.4f}"))
-    path = folder / "manifest.csv"
-    Manifest(folder, clips).write(path)
+    path, text = folder / "manifest.csv", Manifest(folder, clips).text()
+    if _begun(second) and path.read_text(encoding="utf-8") != text:
+        raise UserError(_other_labels(second, "other pseudo-labels"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, manifest in ((LABELLED, labelled), (PSEUDO, unlabelled)):
+        link = folder / name
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(os.path.relpath(manifest.root.resolve(), folder.resolve()))
+    write_whole(path, text)
     return path
 
 

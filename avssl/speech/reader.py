@@ -38,6 +38,7 @@ from avssl.graph.schema import fill
 from avssl.graph.source import Problems, find_file, read_yaml
 from avssl.graph.spec import GraphSpec, Node, Source
 from avssl.ops.frames import valid_frames
+from avssl.speech.averaging import fingerprint
 from avssl.speech.decoding import Decoding, Hypothesis
 from avssl.speech.lm import LanguageModel, load_lm
 from avssl.speech.search import decode
@@ -141,6 +142,11 @@ class Reader(nn.Module):
             weights = load_file(path / WEIGHTS)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path / WEIGHTS} cannot be read: {error}") from None
+        if fingerprint(weights) != file.description.get("weights"):
+            raise UserError(
+                f"{path / WEIGHTS} is not what {READER} says was written: it is damaged or of "
+                "another run, so copy it again; the command that trained it repairs it"
+            )
         if file.decode.lm_weight and not (path / LM).is_file():
             raise UserError(f"{path} lacks {LM}: the command that trained it writes it again")
         return cls(

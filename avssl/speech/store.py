@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,12 +11,11 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from avssl.files import half_written, write_whole
 from avssl.graph.source import Problems, read_yaml
 from avssl.graph.spec import GraphSpec
-from avssl.speech.averaging import average, last_checkpoints
+from avssl.speech.averaging import average, fingerprint, last_checkpoints
 from avssl.speech.config import NgramConfig, SpeechConfig, TransformerConfig
 from avssl.speech.lm import LanguageModel, save_lm
 from avssl.speech.ngram import NgramLM
@@ -113,15 +111,6 @@ def _holds(path: Path, digits: str | None) -> bool:
         return fingerprint(load_file(path)) == digits
     except (OSError, SafetensorError):
         return False
-
-
-def fingerprint(weights: dict[str, Tensor]) -> str:
-    """16 hexadecimal digits that differ where weights do."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def train_lm(

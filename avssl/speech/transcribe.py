@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def transcribe(
 
     One that is longer than `data.lengths.longest` of the model is read in pieces of that length,
     evenly spread, which share a second; a word is taken from the piece on whose side of the middle
-    of that second its own middle lies.
+    of that second its own middle lies, and is cut there.
 
     Args:
         settings: of the search; None: those stored with the model.
@@ -90,7 +90,11 @@ def transcribe(
         for number, (spoken, confidence) in enumerate(read, first):
             start, end = (border / clip.rate for border in borders[number : number + 2])
             sure.append(confidence)
-            found += [word for word in spoken if start <= (word.start + word.end) / 2 < end]
+            found += [
+                replace(word, start=max(word.start, start), end=min(word.end, end))
+                for word in spoken
+                if start <= (word.start + word.end) / 2 < end
+            ]
     sure = [word.confidence for word in found] or sure
     return Transcript(found, sum(sure) / len(sure), clip.frames / clip.rate)
 

@@ -143,6 +143,8 @@ ONE_MISTAKE = {
     "weight": ("weight: 1.0", "weight: big", None),
     "input": ("audio: [B, 1, 32, 16]", "audio: [1, 32, 16]", None),
     "lr_scale": ("heads: 2}", "heads: 2, lr_scale: fast}", None),
+    "uphill": ("heads: 2}", "heads: 2, lr_scale: -1}", None),
+    "no layer_decay": ("heads: 2}", "heads: 2, layer_decay: 0}", None),
 }
 
 

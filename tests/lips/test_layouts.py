@@ -161,3 +161,16 @@ def test_a_folder_of_another_kind_is_refused(layout: str, tmp_path: Path) -> Non
     (tmp_path / "notes").mkdir()
     with pytest.raises(UserError, match=str(tmp_path)):
         rows(tmp_path, layout)
+
+
+@pytest.mark.parametrize(
+    "times", [("0 nan", "2.4 3"), ("nan 0.3", "2.4 3"), ("-9 0.3", "2.4 3"), ("0.5 0.2", "2.4 3"),
+              ("0 0.3", "2.4 inf"), ("2.4 3", "0 0.3")]
+)  # fmt: skip
+def test_word_times_that_are_none_cost_the_clip(times: tuple[str, str], tmp_path: Path) -> None:
+    words = f"A {times[0]} 1\nB {times[1]} 1\n"
+    text = f"Text:  A B\n\nWORD START END ASDSCORE\n{words}"
+    made(tmp_path, trainval__a__1_dot_mp4="", trainval__a__1_dot_txt=text)
+    [clip] = read_layout(tmp_path, "lrs3", longest=2.0).clips
+    assert clip.has_video is False
+    assert "is not a word, its start and its end, or not in order" in clip.reason

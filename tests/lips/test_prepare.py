@@ -25,9 +25,9 @@ Make = Callable[..., Any]
 
 def run(
     source: Path, target: Path, points: Path | None, *, retry: bool = False, **settings: Any
-) -> int:
+) -> None:
     """Prepare a folder or manifest in one process."""
-    return prepare_lips(
+    prepare_lips(
         read_layout(source, "manifest", longest=24.0),
         target,
         Settings(landmarks=str(points or ""), **settings),
@@ -94,7 +94,7 @@ def source(
 @pytest.fixture(scope="module")
 def prepared(source: Path) -> Path:
     """The folder of crops."""
-    assert run(source / "talks", source / "crops", source / "points") == 0
+    run(source / "talks", source / "crops", source / "points")
     return source / "crops"
 
 
@@ -129,7 +129,7 @@ def test_skipped_clips_are_tried_again_when_asked(
 
     monkeypatch.setattr(preparing, "_prepared", noting)
     for retry in (False, True):
-        assert run(source / "talks", prepared, source / "points", retry=retry) == 0
+        run(source / "talks", prepared, source / "points", retry=retry)
     assert tried == [set(), {"leaving", "broken", "unknown"}]
 
 
@@ -188,14 +188,14 @@ def test_a_second_call_makes_nothing_again(
 ) -> None:
     before = {file: file.stat().st_mtime_ns for file in prepared.rglob("*.mp4")}
     manifest = (prepared / "manifest.csv").read_text()
-    assert run(source / "talks", prepared, source / "points") == 0
+    run(source / "talks", prepared, source / "points")
     assert {file: file.stat().st_mtime_ns for file in prepared.rglob("*.mp4")} == before
     assert (prepared / "manifest.csv").read_text() == manifest
     said = capsys.readouterr().out
     assert "8 of 8 files are prepared already" in said
     assert "5 clips prepared" in said and "1 without sound), 3 skipped" in said
     (prepared / "silent.mp4").unlink()
-    assert run(source / "talks", prepared, source / "points") == 0
+    run(source / "talks", prepared, source / "points")
     assert (prepared / "silent.mp4").is_file()
 
 
@@ -232,7 +232,8 @@ def test_landmarks_that_are_not_pixels_of_the_clip_skip_it(
     np.save(tmp_path / "points" / "nodding.npy", points * scale + shift)
     clips = [Clip(path="nodding.mp4", split="train")]
     Manifest(source / "talks", clips).write(source / "talks" / "one.csv")
-    assert run(source / "talks" / "one.csv", tmp_path / "crops", tmp_path / "points") == 1
+    with pytest.raises(UserError, match=r"none of the clips in .*: .*skipped\.csv has the reasons"):
+        run(source / "talks" / "one.csv", tmp_path / "crops", tmp_path / "points")
     reason = skipped(tmp_path / "crops")["nodding.mp4"]
     assert "is no face in a picture of 320 x 240: they must be in its pixels" in reason
 
@@ -241,7 +242,7 @@ def test_long_clips_without_text_are_cut_evenly(source: Path, tmp_path: Path) ->
     talks = source / "talks"
     clips = [Clip(path="nodding.mp4", split="train"), Clip(path="fast.mp4", text="a", split="val")]
     Manifest(talks, clips).write(talks / "some.csv")
-    assert run(talks / "some.csv", tmp_path / "crops", source / "points", longest=0.5) == 0
+    run(talks / "some.csv", tmp_path / "crops", source / "points", longest=0.5)
     found = Manifest.read(tmp_path / "crops" / "manifest.csv").clips
     assert [clip.path for clip in found] == [f"nodding@00{k}.mp4" for k in range(3)] + ["fast.mp4"]
     assert [clip.frames for clip in found] == [10, 10, 10, 30]
@@ -256,7 +257,7 @@ def test_stretches_of_one_file_become_clips(source: Path, tmp_path: Path) -> Non
         Clip(path="nodding.mp4", start=5.0, end=9.0, text="c", split="train"),
     ]
     Manifest(talks, clips).write(talks / "parts.csv")
-    assert run(talks / "parts.csv", tmp_path / "crops", source / "points") == 0
+    run(talks / "parts.csv", tmp_path / "crops", source / "points")
     found = Manifest.read(tmp_path / "crops" / "manifest.csv").clips
     assert [(clip.text, clip.frames, clip.start) for clip in found] == [
         ("a", 10, None),
@@ -265,8 +266,58 @@ def test_stretches_of_one_file_become_clips(source: Path, tmp_path: Path) -> Non
     assert "the picture ends at 1.2 s" in skipped(tmp_path / "crops")["nodding.mp4"]
 
 
-def test_nothing_prepared_is_told_by_the_exit_code(source: Path, tmp_path: Path) -> None:
+def test_landmarks_that_are_no_face_skip_the_clip(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "points").mkdir()
+    points = np.load(source / "points" / "nodding.npy")
+    np.save(tmp_path / "points" / "nodding.npy", points[..., ::-1])  # y before x
+    (tmp_path / "points" / "silent.json").write_text(f"[[[{10**400}, 1]]]")
+    clips = [Clip(path=name, split="train") for name in ("nodding.mp4", "silent.mp4")]
+    Manifest(source / "talks", clips).write(source / "talks" / "two.csv")
+    with pytest.raises(UserError, match="none of the clips"):
+        run(source / "talks" / "two.csv", tmp_path / "crops", tmp_path / "points")
+    reasons = skipped(tmp_path / "crops")
+    assert "nodding.npy have not the shape of a face (off by " in reasons["nodding.mp4"]
+    assert "the landmarks silent.json cannot be read (" in reasons["silent.mp4"]
+
+
+def test_nothing_prepared_is_an_error(source: Path, tmp_path: Path) -> None:
     talks = source / "talks"
     Manifest(talks, [Clip(path="broken.mp4", split="train")]).write(talks / "bad.csv")
-    assert run(talks / "bad.csv", tmp_path / "crops", source / "points") == 1
+    with pytest.raises(UserError, match="none of the clips"):
+        run(talks / "bad.csv", tmp_path / "crops", source / "points")
     assert not (tmp_path / "crops" / "manifest.csv").exists()
+
+
+def test_another_source_needs_another_folder(
+    source: Path, prepared: Path, tmp_path: Path, write_talk: Make, pose: Make
+) -> None:
+    write_talk(tmp_path / "others" / "nodding.mp4", [[pose()]] * 5)
+    before = (prepared / "manifest.csv").read_text()
+    with pytest.raises(UserError, match=r"holds crops of the clips in \.\./talks .*name another"):
+        run(tmp_path / "others", prepared, source / "points")
+    assert (prepared / "manifest.csv").read_text() == before
+
+
+def test_no_two_clips_get_the_same_crops(source: Path, tmp_path: Path) -> None:
+    talks = tmp_path / "talks"
+    talks.mkdir()
+    names = ["a.mp4", "a@000.mp4", "ok.mp4", "ok.mkv", "ok.mkv.mp4"]
+    points = tmp_path / "points"
+    points.mkdir()
+    for name in names:
+        talk = "nodding" if name == "a.mp4" else "silent"
+        (talks / name).symlink_to(source / "talks" / f"{talk}.mp4")
+        if not (points / name).with_suffix(".npy").exists():
+            (points / name).with_suffix(".npy").symlink_to(source / "points" / f"{talk}.npy")
+    clips = [Clip(path=name, split="train") for name in names]
+    Manifest(talks, clips).write(talks / "manifest.csv")
+    run(talks, tmp_path / "crops", points, longest=0.8)
+    found = Manifest.read(tmp_path / "crops" / "manifest.csv").clips
+    assert [(clip.path, clip.frames) for clip in found] == [
+        ("a@000.mp4", 15),
+        ("a@001.mp4", 15),
+        ("a@000.mp4.mp4", 10),
+        ("ok.mp4.mp4", 10),
+        ("ok.mkv.mp4", 10),
+        ("ok.mkv.mp4.mp4", 10),
+    ]

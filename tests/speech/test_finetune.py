@@ -125,9 +125,12 @@ def test_the_reader_is_the_mean_of_the_last_checkpoints(run: Path) -> None:
 def test_damaged_weights_of_a_reader_are_written_again(experiment: Path, run: Path) -> None:
     file = run / "reader" / "model.safetensors"
     whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    assert finetune(experiment) == 0
-    assert file.read_bytes() == whole
+    for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"model\.safetensors (cannot be read|is not what)"):
+            Reader.load(run)
+        assert finetune(experiment) == 0
+        assert file.read_bytes() == whole
 
 
 def test_averages_are_exact(tmp_path: Path) -> None:

@@ -120,3 +120,37 @@ def test_a_source_without_clips_to_label_is_told_before_the_training(
     own = str(experiment.parent / "clips")
     with pytest.raises(UserError, match="no clip to label: all 11"):
         pseudo.second_round(experiment, [], source=own, min_confidence=0.0)
+    (experiment.parent / "junk").mkdir()
+    (experiment.parent / "junk" / "a.mp4").write_text("no video")
+    with pytest.raises(UserError, match=r"none of the 1 clips in .*junk can be used; the first, a"):
+        pseudo.second_round(
+            experiment, [], source=str(experiment.parent / "junk"), min_confidence=0.0
+        )
+
+
+def test_what_round_two_was_trained_on_stays(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        write_tones(tmp_path / folder / "u0.wav", "abab")
+        write_tones(tmp_path / folder / "u1.wav", "a a")
+    job, second = prepare(experiment, []), tmp_path / "run-round2"
+    path = pseudo_manifest(job, str(tmp_path / "here"), second, 0.0)
+    text = path.read_text()
+    lines = [line for line in text.splitlines() if line.startswith("pseudo/")]
+    least = min(float(line.rpartition(",")[2]) for line in lines)
+    second.mkdir()
+    (second / "config.yaml").touch()
+    assert pseudo_manifest(job, str(tmp_path / "here"), second, 0.0) == path
+    with pytest.raises(UserError, match="run-round2 was trained on other pseudo-labels"):
+        pseudo_manifest(job, str(tmp_path / "here"), second, least + 1e-4)
+    assert path.read_text() == text
+    monkeypatch.setattr(pseudo, "finetune", lambda path, given: pytest.fail("it was trained"))
+    with pytest.raises(UserError, match=r"was trained on clips of .*here, which would be replaced"):
+        pseudo.second_round(
+            experiment,
+            [f"run={tmp_path / 'run'}"],
+            source=str(tmp_path / "there"),
+            min_confidence=0.0,
+        )
