@@ -8,8 +8,8 @@ FILE is an experiment file with a section `speech` (`avssl.speech.config`). Unit
 it asks for that; then the trainer runs, the last checkpoints are averaged, and the splits are read
 and scored. The same command goes on where one ended. With --pseudo-label the finished recogniser
 writes transcripts of unlabelled clips, and a second one is trained on these and the labelled ones,
-from the same start and for as many steps, in <run>-round2. The command of that round is printed:
-give it by hand for other steps.
+from the same start and for as many epochs, in <run>-round2. The command of that round is printed:
+give it by hand for another schedule.
 """
 
 import argparse

@@ -114,7 +114,6 @@ class Manifest:
             ) from None
         if not clips:
             raise UserError(f"the manifest {path} lists no clip")
-        _refuse_leaks(clips, path)
         return cls(path.parent, clips)
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -164,18 +163,6 @@ class Manifest:
             )
         clips = [dataclasses.replace(clip, split=hash_split(clip.path)) for clip in self.clips]
         return Manifest(self.root, clips, split_by_path=True)
-
-
-def _refuse_leaks(clips: list[Clip], path: Path) -> None:
-    """Raise UserError where the same stretch of a file is in two splits."""
-    splits: dict[tuple[str, float | None, float | None], str] = {}
-    for clip in clips:
-        split = splits.setdefault((clip.path, clip.start, clip.end), clip.split)
-        if clip.split != split:
-            raise UserError(
-                f"{path} has {clip.path} both in the split {split!r} and in {clip.split!r}, so "
-                "that scores would mean nothing: leave one of the rows out"
-            )
 
 
 def below(folder: str, clip: Clip) -> Clip:

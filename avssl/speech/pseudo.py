@@ -1,7 +1,8 @@
 """Pseudo-labels: a recogniser's own transcripts of unlabelled clips, to train the next one on.
 
-Round 2 begins from the same pre-trained weights as round 1 and takes as many steps. Its data is a
-manifest of its own, in `<run>-round2-data/`, beside links to the folders of both sources.
+Round 2 begins from the same pre-trained weights as round 1 and takes as many epochs, of more clips.
+Its data is a manifest of its own, in `<run>-round2-data/`, beside links to the folders of both
+sources.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avssl.data.config import DataConfig
-from avssl.data.dataset import ClipDataset
-from avssl.data.loader import steps_per_epoch
 from avssl.data.manifest import Clip, Manifest, below
 from avssl.data.source import open_source
 from avssl.data.usable import by_reason, in_share, nothing_usable
@@ -32,7 +31,6 @@ from avssl.speech.job import (
 )
 from avssl.speech.reader import FOLDER, UNITS, Reader
 from avssl.speech.transcripts import Reading, Task, WholeClips, transcribe_clips
-from avssl.train.checkpoint import newest
 
 ROUND = "-round2"
 LABELLED, PSEUDO = "labelled", "pseudo"  # links to the folders of the sources
@@ -91,13 +89,7 @@ def second_round(
     manifest = pseudo_manifest(job, source, second, min_confidence)
     places = {"run": second, "data.source": manifest}
     again = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
-    everything = replace(
-        job.experiment.config.data, source=str(manifest), train_share=1.0, only=None
-    )
-    fixed = [
-        "data.train_share=1.0", "data.only=null", *_steps(job), _warmup(job, everything)
-    ]  # fmt: skip
-    again = [*overrides, *again, *fixed]
+    again = [*overrides, *again, "data.train_share=1.0", "data.only=null"]
     print(f"round 2: tools/finetune.py {shlex.join([str(path), *again])}", flush=True)
     if job.units.model is not None:
         second.mkdir(parents=True, exist_ok=True)
@@ -173,24 +165,6 @@ def _other_labels(second: Path, what: str) -> str:
         f"{second} was trained on {what}, which would be replaced: repeat the options of then, "
         f"give another run folder with run=..., or remove {second} and {_data_folder(second)}"
     )
-
-
-def _steps(job: Job) -> list[str]:
-    """Overrides that give each stage the steps it took, whatever number of clips it has now."""
-    folder = job.run / "checkpoints"
-    found = {name: newest(folder / name)[1] for name in job.experiment.config.stages}
-    return [f"stages.{name}.steps={done.steps}" for name, done in found.items() if done is not None]
-
-
-def _warmup(job: Job, data: DataConfig) -> str:
-    """The override that gives a stage on these data the warm-up steps it had on the job's, though
-    an epoch has another number of them."""
-    config = job.experiment.config
-    before, now = (
-        steps_per_epoch(ClipDataset(open_source(part), part, split="train", training=True), part)
-        for part in (config.data, data)
-    )
-    return f"train.warmup={config.train.warmup * before / now!r}"
 
 
 def _unlabelled(job: Job, source: str) -> tuple[Manifest, Manifest, list[int]]:

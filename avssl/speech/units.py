@@ -138,7 +138,8 @@ class Units:
         unknown = dict.fromkeys(piece for piece in pieces if piece not in self._index)
         if unknown:
             shown = ", ".join(repr(piece) for piece in list(unknown)[:5])
-            raise UnitError(f"no unit stands for {shown}")
+            named = "" if self.model else ": data.inputs.text.alphabet names all, the space, too"
+            raise UnitError(f"no unit stands for {shown}{named}")
         return [self._index[piece] for piece in pieces]
 
     def decode(self, units: Sequence[int]) -> str:

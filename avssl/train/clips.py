@@ -17,6 +17,7 @@ from avssl.data.loader import (
 from avssl.data.manifest import SPLITS
 from avssl.data.source import open_source
 from avssl.errors import UserError
+from avssl.eval.sides import on_both
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -147,11 +148,20 @@ def open_clips(config: DataConfig, world: World) -> Clips:
     """Open the data of a run; rank 0 first, which may have to render or scan it.
 
     Raises:
-        UserError: the source is not there or holds no clip.
+        UserError: the source is not there, holds no clip, or has one both to train on and held out.
     """
-    manifest = world.first(lambda: open_source(config))
-    clips = Clips(config, manifest or open_source(config), world)
-    train = clips._dataset("train", training=True)
+    manifest = world.first(lambda: open_source(config)) or open_source(config)
+    rows = range(len(manifest.clips))
+    train = [row for row in rows if manifest.clips[row].split == "train"]
+    both = on_both(manifest, train, [row for row in rows if manifest.clips[row].split != "train"])
+    if both:
+        raise UserError(
+            f"{len(both)} val and test clips in {manifest.root} are also trained on (the same "
+            f"stretch of the same file in two rows), the first is {both[0]}: take them out of one "
+            "side"
+        )
+    clips = Clips(config, manifest, world)
+    dataset = clips._dataset("train", training=True)
     if world.main:
-        print(train.describe(), flush=True)  # which clips serve, and which do not and why
+        print(dataset.describe(), flush=True)  # which clips serve, and which do not and why
     return clips

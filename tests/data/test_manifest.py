@@ -56,17 +56,11 @@ def test_rows_cannot_leave_the_folder(tmp_path: Path, path: str, column: str) ->
         ("path\n", "lists no clip"),
         ("path,label\n,a\n", "line 2: column 'path' is empty"),
         (f"path,text\nx.mp4,a\nx.mp4,{'a' * 140_000}\n", "line 3: this is no CSV"),
-        ("path,split\nx.mp4,train\ny.mp4,train\nx.mp4,test\n", "x.mp4 both in the split 'train'"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Manifest.read(write(tmp_path, text))
-
-
-def test_parts_of_a_clip_may_be_in_two_splits(tmp_path: Path) -> None:
-    rows = ["path,start,end,split", "x.mp4,0,1,train", "x.mp4,1,2,test", "x.mp4,0,1,train"]
-    assert len(Manifest.read(write(tmp_path, "\n".join(rows))).clips) == 3
 
 
 def test_a_missing_manifest_is_a_user_error(tmp_path: Path) -> None:

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from avssl.data.dataset import ClipDataset
-from avssl.data.loader import steps_per_epoch
 from avssl.data.source import open_source
 from avssl.errors import UserError
 from avssl.speech import pseudo
 from avssl.speech.job import prepare
 from avssl.speech.pseudo import pseudo_manifest
-from avssl.train.checkpoint import newest
 from tests.speech.tones import TEXTS, write_manifest, write_tones
 
 
@@ -91,20 +88,8 @@ def test_round_two_trains_on_both_from_the_same_start(
     before, given = calls
     job, first = prepare(experiment, given), prepare(experiment, before)
     assert job.run == Path(f"{run}-round2")
-    config, stages = job.experiment.config, first.experiment.config.stages
-    for name, stage in config.stages.items():  # more clips would be more steps in the same epochs
-        done = newest(run / "checkpoints" / name)[1]
-        assert done is not None and stage.steps == done.steps
-    warmups = [
-        item.train.warmup
-        * steps_per_epoch(
-            ClipDataset(open_source(item.data), item.data, split="train", training=True), item.data
-        )
-        for item in (config, first.experiment.config)
-    ]
-    assert warmups[0] == pytest.approx(warmups[1]) and warmups[1] > 0
-    train = first.experiment.config.train
-    changed = replace(config, run=first.experiment.config.run, stages=stages, train=train)
+    config = job.experiment.config
+    changed = replace(config, run=first.experiment.config.run)
     assert replace(changed, data=first.experiment.config.data) == first.experiment.config
     clips = open_source(job.experiment.config.data).clips
     assert sum(clip.split == "train" for clip in clips) == len(TEXTS) + 1
