@@ -158,7 +158,7 @@ def _steps(
             optimizer=stage.optimizer,
             recipe=stage.recipe,
             world=world,
-            targets=_targets(stage, inputs, batch["clip"], report),
+            targets=_targets(stage, inputs, batch, report),
         )
         ended = now()
         if before is not None:
@@ -188,13 +188,13 @@ def _steps(
 
 
 def _targets(
-    stage: Stage, inputs: dict[str, Tensor], clips: Tensor, report: Reporter
+    stage: Stage, inputs: dict[str, Tensor], batch: dict[str, Any], report: Reporter
 ) -> dict[str, Tensor] | None:
     """What the teacher cache knows of a batch; None for a stage without one."""
     if stage.cache is None:
         return None
     damaged = stage.cache.store.damaged
-    targets = stage.cache.targets(inputs, clips)
+    targets = stage.cache.targets(inputs, batch["clip"])
     if found := stage.cache.store.damaged - damaged:
         report.say(
             f"warning: {stage.name}: {found} rows of {stage.cache.store.folder} were damaged and "

@@ -18,10 +18,15 @@ def test_unpatchify_undoes_patchify(shape: tuple[int, ...], patch: list[int]) ->
 
 def test_statistics_undo_the_normalisation() -> None:
     patches = torch.randn(2, 5, 16) * 4 + 1
-    mean, std = patch_statistics(patches)
+    mean, std = patch_statistics(patches, "patch", 2)
     normalised = (patches - mean) / std
     torch.testing.assert_close(normalised * std + mean, patches)
     torch.testing.assert_close(normalised.var(-1), torch.ones(2, 5), rtol=0, atol=1e-5)
+    mean, std = patch_statistics(patches, "channel", 2)
+    normalised = (patches - mean) / std
+    torch.testing.assert_close(normalised * std + mean, patches)
+    each = normalised.unflatten(2, (8, 2))  # [B, N, places, C]
+    torch.testing.assert_close(each.var(2), torch.ones(2, 5, 2), rtol=0, atol=1e-5)
 
 
 def test_axes_must_agree() -> None:
