@@ -219,7 +219,7 @@ def _clip(
     where = f"{file}, line {line}"
     if not values.get("path"):
         raise UserError(f"{where}: column 'path' is empty: name the clip's file, or drop the row")
-    safe_path(values.get("path", ""), where)
+    safe_path(values["path"], where)
     if values.get("wav"):
         safe_path(values["wav"], where)
     if values.get("split") and values["split"] not in SPLITS:

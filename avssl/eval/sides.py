@@ -41,6 +41,25 @@ def rows_of_folds(manifest: Manifest, column: str, *, otherwise: str) -> dict[st
     return {name: [row for row, own in enumerate(each) if own == name] for name in names}
 
 
+def rows_in(manifest: Manifest, split: str) -> list[int]:
+    """The rows of a split."""
+    return [row for row, clip in enumerate(manifest.clips) if clip.split == split]
+
+
+def refuse_both_sides(
+    manifest: Manifest, train: Iterable[int], held_out: Iterable[int], *, where: str = ""
+) -> None:
+    """Raise UserError where a stretch is both trained on and held out. train, held_out: rows;
+    where: which held-out clips, such as " of fold 2"."""
+    both = on_both(manifest, train, held_out)
+    if both:
+        raise UserError(
+            f"{len(both)} held-out clips{where} in {manifest.root} are also trained on (the same "
+            f"stretch of the same file in two rows), the first is {both[0]}: take them out of one "
+            "side"
+        )
+
+
 def on_both(manifest: Manifest, fit: Iterable[int], score: Iterable[int]) -> list[str]:
     """Files of which a stretch is on both sides. fit, score: rows."""
     fitted: dict[str, list[tuple[float, float]]] = {}

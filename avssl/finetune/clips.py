@@ -12,7 +12,7 @@ import torch
 from avssl.data.labels import labels_of
 from avssl.data.manifest import Manifest
 from avssl.errors import UserError
-from avssl.eval.sides import on_both, rows_of_folds
+from avssl.eval.sides import refuse_both_sides, rows_in, rows_of_folds
 from avssl.finetune.config import Finetune
 
 ALL = "all"
@@ -68,20 +68,9 @@ def with_fold(manifest: Manifest, config: Finetune, fold: str | None) -> Manifes
             split = {"train": TRAIN, config.held_out: HELD_OUT}.get(clip.split, "")
         clips.append(dataclasses.replace(clip, split=split))
     found = Manifest(manifest.root, clips)
-    both = on_both(found, rows_in(found, TRAIN), rows_in(found, HELD_OUT))
-    if both:
-        where = "" if fold is None else f" of fold {fold}"
-        raise UserError(
-            f"{len(both)} held-out clips{where} in {manifest.root} are also trained on (the same "
-            f"stretch of the same file in two rows), the first is {both[0]}: take them out of one "
-            "side"
-        )
+    where = "" if fold is None else f" of fold {fold}"
+    refuse_both_sides(found, rows_in(found, TRAIN), rows_in(found, HELD_OUT), where=where)
     return found
-
-
-def rows_in(manifest: Manifest, split: str) -> list[int]:
-    """The rows of a split."""
-    return [row for row, clip in enumerate(manifest.clips) if clip.split == split]
 
 
 class Targets:

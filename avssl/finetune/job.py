@@ -28,11 +28,12 @@ from avssl.data.source import open_source
 from avssl.data.usable import extent, unusable
 from avssl.encoders.load import Encoders
 from avssl.errors import UserError
+from avssl.eval.sides import rows_in
 from avssl.files import write_whole
 from avssl.finetune.batches import Clips, Memory
 from avssl.finetune.build import build_classifier
 from avssl.finetune.claim import claim, fingerprint
-from avssl.finetune.clips import TRAIN, Targets, folds_of, rows_in, with_fold
+from avssl.finetune.clips import TRAIN, Targets, folds_of, with_fold
 from avssl.finetune.config import Finetune
 from avssl.finetune.loop import scores, train
 from avssl.finetune.read import read_data, read_file

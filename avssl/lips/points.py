@@ -33,6 +33,10 @@ STABLE = [[28], [33], [36], [39], [42], [45], [48], [54]]
 # the 68's counterparts of the 5 points, which are the mean of those listed
 FIVE = [list(range(36, 42)), list(range(42, 48)), [30], [48], [54]]
 SUFFIXES = (".npy", ".json", ".csv")
+_DAMAGE = (
+    *(OSError, EOFError, RecursionError, MemoryError, ArithmeticError, BadZipFile, csv.Error),
+    *(ValueError, TypeError, KeyError),  # what was read is of another kind
+)
 
 
 def from_mesh(points: np.ndarray) -> np.ndarray:
@@ -70,11 +74,9 @@ def read_landmarks(file: Path) -> np.ndarray:
     Raises:
         MediaError: the file cannot be read, or its scheme is not known.
     """
-    damage = (OSError, EOFError, RecursionError, MemoryError, ArithmeticError)
-    wrong = (ValueError, TypeError, KeyError)
     try:
         points = {".npy": _read_npy, ".json": _read_json, ".csv": _read_csv}[file.suffix](file)
-    except (*damage, *wrong, csv.Error, BadZipFile) as error:
+    except _DAMAGE as error:
         raise MediaError(f"the landmarks {file.name} cannot be read ({error})") from None
     if points.ndim != 3 or points.shape[0] == 0 or points.shape[2] < 2:
         raise MediaError(f"the landmarks {file.name} have the shape {points.shape}, not [T, P, 2]")

@@ -168,6 +168,8 @@ def open_vectors(folder: Path, header: Header, modality: str) -> np.ndarray:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(vectors, np.ndarray):
             raise ValueError("an archive")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:  # of many kinds: numpy lets the errors of its parsers through
         raise UserError(f"{path} is damaged ({error}): build the index anew") from None
     expected = (header.number, header.modalities[modality].width)

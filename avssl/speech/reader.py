@@ -59,7 +59,8 @@ class ReaderFile:
         graph: the graph file, and `args` its arguments.
         data: `lengths` and `inputs`, the transcript's among them.
         decode: how the search goes where nothing else is said.
-        description: where it comes from; free text by key.
+        description: where it comes from; `weights` is the fingerprint that theirs must have, the
+            rest free text by key.
     """
 
     name: str

@@ -17,7 +17,7 @@ from avssl.data.loader import (
 from avssl.data.manifest import SPLITS
 from avssl.data.source import open_source
 from avssl.errors import UserError
-from avssl.eval.sides import on_both
+from avssl.eval.sides import refuse_both_sides, rows_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -151,15 +151,8 @@ def open_clips(config: DataConfig, world: World) -> Clips:
         UserError: the source is not there, holds no clip, or has one both to train on and held out.
     """
     manifest = world.first(lambda: open_source(config)) or open_source(config)
-    rows = range(len(manifest.clips))
-    train = [row for row in rows if manifest.clips[row].split == "train"]
-    both = on_both(manifest, train, [row for row in rows if manifest.clips[row].split != "train"])
-    if both:
-        raise UserError(
-            f"{len(both)} val and test clips in {manifest.root} are also trained on (the same "
-            f"stretch of the same file in two rows), the first is {both[0]}: take them out of one "
-            "side"
-        )
+    held_out = [*rows_in(manifest, "val"), *rows_in(manifest, "test")]
+    refuse_both_sides(manifest, rows_in(manifest, "train"), held_out)
     clips = Clips(config, manifest, world)
     dataset = clips._dataset("train", training=True)
     if world.main:

@@ -199,3 +199,11 @@ def test_an_error_beside_a_worker_ends_the_program(manifest: Manifest, tmp_path:
 def test_shared_memory_that_is_full_is_one_sentence(manifest: Manifest, tmp_path: Path) -> None:
     code, errors = fail(manifest, tmp_path, "no error", "8")  # a limit on files counts there, too
     assert code == 2 and "/dev/shm is full" in errors
+
+
+def test_the_fork_server_leaves_ctrl_c_to_its_parent() -> None:
+    server_context()
+    server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    lines = Path(f"/proc/{server}/status").read_text().splitlines()
+    [blocked] = [int(line.split()[1], 16) for line in lines if line.startswith("SigBlk:")]
+    assert blocked >> (signal.SIGINT - 1) & 1

@@ -1,0 +1,36 @@
+"""The clips of a run: what is held out is not trained on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from avssl.data.config import DataConfig, FbankConfig
+from avssl.errors import UserError
+from avssl.train.clips import open_clips
+from avssl.train.parallel import World
+from tests.speech.tones import write_manifest, write_tones
+
+
+@pytest.mark.parametrize("held_out", ["val", "test"])
+def test_no_stretch_is_trained_on_and_held_out(held_out: str, tmp_path: Path) -> None:
+    def opened(start: str) -> None:
+        rows = [("a.wav", "", "0.4", "train"), ("b.wav", "", "", "train")]
+        rows += [("a.wav", start, "", held_out), ("b.wav", "", "", "train")]
+        keys = ("path", "start", "end", "split")
+        source = write_manifest(tmp_path, [dict(zip(keys, row, strict=True)) for row in rows])
+        config = DataConfig(
+            source=str(source),
+            window=0.2,
+            batch=2,
+            workers=0,
+            cache=str(tmp_path),
+            inputs={"audio": FbankConfig(bins=32, frames=16)},
+        )
+        open_clips(config, World(0, 1, torch.device("cpu"), "single"))
+
+    for name in "ab":
+        write_tones(tmp_path / f"{name}.wav", "abba")
+    opened("0.4")
+    with pytest.raises(UserError, match=r"1 held-out clips in .* are also trained on .* a\.wav"):
+        opened("0.39")
