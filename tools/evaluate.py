@@ -4,6 +4,7 @@
     python tools/evaluate.py runs/mavil --task retrieval --data corpus:scenes
     python tools/evaluate.py runs/mavil --task linear --data ESC-50 --format esc50 \\
         --labels ESC-50/meta/esc50.csv --folds --span all --untrained
+    python tools/evaluate.py runs/videomae --task knn --data clips --clips 5 --crops 3
     python tools/evaluate.py checkpoint.pth --task knn --multi-label --data audioset_clips \\
         --labels balanced_train_segments.csv eval_segments.csv --format audioset
     python tools/evaluate.py runs/mavil --task finetune --data esc10 \\
@@ -61,6 +62,14 @@ def arguments() -> argparse.Namespace:
         "--span", choices=["middle", "all"], default="middle",
         help="the middle window of a clip, or the mean over windows that cover it",
     )  # fmt: skip
+    features.add_argument(
+        "--clips", type=count, default=1, metavar="N",
+        help="the mean over N places spread evenly over a clip, from its first window to its last",
+    )  # fmt: skip
+    features.add_argument(
+        "--crops", type=int, choices=[1, 3], default=1,
+        help="the centre of pictures, or the mean over 3 crops along their longer side",
+    )  # fmt: skip
     add_model_options(features)
     features.add_argument(
         "--untrained", action="store_true", help="also the same encoders before training"
@@ -71,7 +80,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=whole, default=0, help="of layouts and untrained encoders")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--workers", type=whole, default=1, help="processes that read clips")
-    parser.add_argument("--batch", type=count, default=64, help="clips encoded at a time")
+    parser.add_argument("--batch", type=count, default=64, help="windows encoded at a time")
     tune = parser.add_argument_group("fine-tuning")
     tune.add_argument("--config", type=Path, help="such as configs/finetune/laptop.yaml")
     tune.add_argument(

@@ -12,12 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from avssl.data.config import DataConfig
+from avssl.data.config import DataConfig, FramesConfig
 from avssl.data.dataset import ClipDataset
 from avssl.data.loader import make_eval_loader
 from avssl.data.manifest import Clip, Manifest
 from avssl.data.scan import ProgressLine
-from avssl.data.usable import Check
+from avssl.data.stills import READER
+from avssl.data.usable import Check, extent
+from avssl.data.views import Views
 from avssl.encoders.encoder import Encoder
 from avssl.encoders.windows import Span, window_rows
 from avssl.errors import UserError
@@ -46,8 +48,10 @@ def encode_clips(
     layer: int | None = None,
     pool: Literal["mean", "cls"] = "mean",
     span: Span = "middle",
+    views: Views = Views(),  # noqa: B008 (it cannot be changed)
 ) -> Encoded:
-    """Encode clips without augmentation; a clip that cannot be read in all its windows is named.
+    """Encode clips without augmentation; a clip that cannot be read in all its windows and views is
+    named.
 
     Args:
         models: encoders by name, by model; all read inputs that `data` makes.
@@ -55,9 +59,12 @@ def encode_clips(
         layer, pool: as of `Encoder.encode`.
         span: the middle window of a clip, as the probes of a run use, or the mean over windows
             that cover all of it.
+        views: the mean over crops of each window; and over several places in time, which stand in
+            for `span`.
 
     Raises:
-        UserError: no clip can be used, or features are not finite.
+        UserError: no clip can be used, views would repeat each other in all of them, or features
+            are not finite.
     """
     check = Check(data)
     windows: list[Clip] = []
@@ -70,7 +77,7 @@ def encode_clips(
         if reason:
             left_out.append((row, reason))
             continue
-        parts = window_rows(clip, data, span)
+        parts = [clip] if views.clips > 1 else window_rows(clip, data, span)
         windows += parts
         owner += [len(served)] * len(parts)
         served.append(row)
@@ -80,10 +87,13 @@ def encode_clips(
             f"none of the {len(left_out)} clips in {manifest.root} can be used; the first, "
             f"{manifest.clips[row].path}: {reason}"
         )
-    dataset = ClipDataset(Manifest(manifest.root, windows), data, split=None, replace=False)
+    _check_views(views, [manifest.clips[row] for row in served], data)
+    dataset = ClipDataset(
+        Manifest(manifest.root, windows), data, split=None, replace=False, views=views
+    )
     device = next(iter(next(iter(models.values())).values())).device
     sums: dict[tuple[str, str], Tensor] = {}
-    counts = torch.zeros(len(served))  # windows read of each clip
+    counts = torch.zeros(len(served))  # views read of each clip
     failures: dict[str, str] = {}
     progress, done = ProgressLine("encoding"), 0
     with torch.inference_mode():
@@ -99,8 +109,8 @@ def encode_clips(
                     x = encoder.encode(batch, layer=layer, pool=pool).float().cpu()  # [B, D]
                     total = sums.setdefault((model, name), torch.zeros(len(served), x.shape[1]))
                     total.index_add_(0, place, x)
-            progress(done, len(windows), len(failures))
-    read = counts == torch.tensor(owner).bincount()  # [clips]
+            progress(done, len(dataset), len(failures))
+    read = counts == torch.tensor(owner).bincount() * len(views)  # [clips]
     unreadable = [
         (row, failures.get(manifest.clips[row].path, "cannot be read"))
         for row, good in zip(served, read.tolist(), strict=True)
@@ -119,6 +129,43 @@ def encode_clips(
         _check_finite(vectors, model)
         features[model] = Features(vectors, labels[clips], clips)
     return Encoded(features, left_out, unreadable)
+
+
+def _check_views(views: Views, clips: Sequence[Clip], data: DataConfig) -> None:
+    """Raises UserError for views that are the same again in each of the clips."""
+    if len(views) == 1:
+        return
+    if data.lengths is not None:
+        raise UserError(
+            "--clips and --crops are for encoders of a fixed window, and clips keep their own "
+            "length here: leave them out"
+        )
+    if views.clips > 1 and not any(_has_places(clip, data) for clip in clips):
+        raise UserError(
+            f"--clips {views.clips} asks for several places in time, and each of the {len(clips)} "
+            f"clips has one: it is a still, or no longer than the window of {data.window:g} s; "
+            "leave --clips out"
+        )
+    if views.crops > 1 and not data.needs_video:
+        raise UserError(
+            f"--crops {views.crops} is for pictures, and sound alone is read: leave it out; "
+            "--clips is for sound, too"
+        )
+    if views.crops > 1 and all(clip.width == clip.height for clip in clips):
+        raise UserError(
+            f"--crops {views.crops} lie along the longer side of a picture, and those of all "
+            f"{len(clips)} clips are square: leave it out"
+        )
+
+
+def _has_places(clip: Clip, data: DataConfig) -> bool:
+    """Whether another place in time of a clip may show something else."""
+    if clip.reader == READER:
+        return False
+    frames = [item for item in data.inputs.values() if isinstance(item, FramesConfig)]
+    if any(item.whole_clip or item.seconds is not None for item in frames):
+        return True
+    return extent(clip, video=data.needs_video)[1] > data.window
 
 
 def _check_finite(vectors: Mapping[str, Tensor], model: str) -> None:

@@ -16,6 +16,7 @@ from avssl.data.config import DataConfig
 from avssl.data.labels import LabelFiles
 from avssl.data.manifest import Manifest
 from avssl.data.scan import ProgressLine
+from avssl.data.views import Views
 from avssl.encoders.encoder import Encoder
 from avssl.encoders.load import Encoders
 from avssl.errors import UserError
@@ -34,7 +35,10 @@ Task = Literal["retrieval", "knn", "linear"]
 
 @dataclass(frozen=True)
 class Options:
-    """What is evaluated on which clips; each field is an option of `tools/evaluate.py`."""
+    """What is evaluated on which clips; each field is an option of `tools/evaluate.py`.
+
+    Raises UserError for several places in clips that are to be covered whole.
+    """
 
     model: str
     task: Task
@@ -49,6 +53,8 @@ class Options:
     layer: int | None = None
     pool: Literal["mean", "cls"] = "mean"
     span: Span = "middle"
+    clips: int = 1
+    crops: Literal[1, 3] = 1
     stage: str | None = None
     layout: str | None = None
     allow: Sequence[str] = ()
@@ -59,6 +65,13 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = 1
     batch: int = 64
+
+    def __post_init__(self) -> None:
+        if self.span == "all" and self.clips > 1:
+            raise UserError(
+                "--span all takes the mean over windows that cover a clip, and --clips "
+                f"{self.clips} that over so many places of it: give one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -198,6 +211,7 @@ def _encode(
         layer=options.layer,
         pool=options.pool,
         span=options.span,
+        views=Views(options.clips, options.crops),
     )
 
 

@@ -21,25 +21,10 @@ from avssl.errors import UserError
 from avssl.eval.evaluation import Evaluated, Options, evaluate
 from avssl.eval.sheets import notes, write
 from avssl.eval.untrained import untrained
-from avssl.train.run import train
-from tests.train import tiny
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {"low": 200, "middle": 800, "high": 3000}  # Hz
 SECONDS = 3.0
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder whose towers were hardly trained."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("avssl.train.clips.open_clips", tiny.TinyClips)
-        train(
-            tiny.write(folder, tiny.MAVIL),
-            ["train.device=cpu", "stages.stage1.steps=2", "stages.stage2.steps=1", "data.window=1"],
-        )
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +226,8 @@ def test_published_labels_name_what_has_no_file(run: Path, sounds: Path, tmp_pat
         ("--task knn --folds --fit train", "--fit has no place beside --folds"),
         ("--task knn --folds --split test", "--split has no place beside --folds"),
         ("--task knn --picture umap", "--picture umap needs a folder"),
+        ("--task knn --span all --clips 2", "--span all takes .* give one of them"),
+        ("--task finetune --clips 2", "--clips does not belong to --task finetune"),
         ("--task linear train.lr=1", "train.lr=1 does not belong to --task linear"),
         ("--task finetune --seed 1", "--seed does not belong to --task finetune"),
         ("--task finetune train.lr=1", "needs --config"),
