@@ -44,6 +44,10 @@ def arguments() -> argparse.Namespace:
     )  # fmt: skip
     clips = parser.add_argument_group("clips")
     add_label_options(clips)
+    clips.add_argument(
+        "--label-column", metavar="COLUMN",
+        help="column of the manifest with the classes (default: label)",
+    )  # fmt: skip
     clips.add_argument("--multi-label", action="store_true", help="labels are separated by ';'")
     clips.add_argument("--fit", choices=SPLITS, help="split to fit to (default: train)")
     clips.add_argument(
@@ -109,11 +113,15 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         for name, why in (
             ("folds", "retrieval fits nothing"),
             ("fit", "retrieval fits nothing"),
+            ("label_column", "retrieval reads no labels"),
             ("picture", "the picture of retrieval is the matrix of similarities"),
         ):
             if getattr(given, name) is not None:
-                raise UserError(f"--{name} belongs to linear and knn: {why}")
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} belongs to linear and knn: {why}")
         return
+    if given.label_column is not None and given.labels is not None:
+        raise UserError("--label-column is of a manifest, and --labels are files: give one of them")
     if given.picture not in (None, "none") and given.out is None:
         raise UserError(f"--picture {given.picture} needs a folder to lie in: name it with --out")
     for name in ("fit", "split"):

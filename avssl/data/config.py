@@ -234,6 +234,7 @@ class DataConfig:
     train_share: float = 1.0  # of the train split, chosen by path: the same clips for any seed
     # of the train split: column -> the value that its clips have there, such as {set: trainval}
     only: dict[str, str | int] | None = None
+    label: str | None = None  # column of the manifest with the classes; null: label
     workers: int = 1  # loader processes per rank; 0 reads in the training process
     prefetch: int = 2  # batches that each worker reads ahead
     time_limit: float = 20.0  # seconds for one clip, then it is given up and replaced

@@ -15,17 +15,20 @@ from avssl.files import cache_folder
 
 
 def open_source(config: DataConfig) -> Manifest:
-    """The scanned manifest that `data.source` names, with a split for every clip, and of the train
-    split only those that `data.only` takes.
+    """The scanned manifest that `data.source` names, with a split for every clip, labels from the
+    column `data.label`, and of the train split only those that `data.only` takes.
 
     `corpus:NAME` renders the built-in corpus on first use. A folder is scanned (its manifest.csv
     is taken where there is one), and so are tar shards, and rows of a manifest that lack the
     recorded columns; results are kept in the cache for files that do not change.
 
     Raises:
-        UserError: the source is none of these, or `data.only` takes no clip.
+        UserError: the source is none of these, there is no such column, or `data.only` takes no
+            clip.
     """
     manifest = _opened(config)
+    if config.label is not None:
+        manifest = _labelled(manifest, config.label)
     return manifest if config.only is None else _chosen(manifest, config.only)
 
 
@@ -47,6 +50,31 @@ def _opened(config: DataConfig) -> Manifest:
     return scanned(listed_clips(path), source, cache).with_splits()
 
 
+def _labelled(manifest: Manifest, column: str) -> Manifest:
+    """With the cells of a column as labels."""
+    if column == "label":
+        return manifest
+    cells = _column(manifest, column, "label")
+    clips = [replace(clip, label=cell) for clip, cell in zip(manifest.clips, cells, strict=True)]
+    return replace(manifest, clips=clips)
+
+
+def _column(manifest: Manifest, column: str, option: str) -> list[str]:
+    """The cells of a column of the user's own, one for each clip.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    cells = [clip.extra.get(column) for clip in manifest.clips]
+    if not any(cell is not None for cell in cells):
+        known = sorted({name for clip in manifest.clips for name in clip.extra})
+        raise UserError(
+            f"data.{option} names the column {column!r}, which the manifest in {manifest.root} "
+            f"does not have; columns of your own in it: {', '.join(known) or 'none'}"
+        )
+    return [(cell or "").strip() for cell in cells]
+
+
 def _chosen(manifest: Manifest, only: Mapping[str, str | int]) -> Manifest:
     """Without the train clips that have another value in one of these columns.
 
@@ -54,18 +82,10 @@ def _chosen(manifest: Manifest, only: Mapping[str, str | int]) -> Manifest:
         UserError: there is no such column, or no clip with that value.
     """
     for column, value in only.items():
-        cells = [clip.extra.get(column) for clip in manifest.clips]
-        if not any(cell is not None for cell in cells):
-            known = sorted({name for clip in manifest.clips for name in clip.extra})
-            raise UserError(
-                f"data.only names the column {column!r}, which the manifest in {manifest.root} "
-                f"does not have; columns of your own in it: {', '.join(known) or 'none'}"
-            )
         wanted = str(value).strip()
         found: set[str] = set()
         kept = []
-        for clip, cell in zip(manifest.clips, cells, strict=True):
-            cell = (cell or "").strip()
+        for clip, cell in zip(manifest.clips, _column(manifest, column, "only"), strict=True):
             if clip.split == "train":
                 found.add(cell)
             if clip.split != "train" or cell == wanted:

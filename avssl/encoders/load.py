@@ -116,7 +116,8 @@ class Encoders:
             for tower in self._parts[name][0]
         }
         inputs = {name: item for name, item in self.model.data.inputs.items() if name in wanted}
-        values = {"train_share": 1.0, "only": None, **changes}  # other clips, none held back
+        # other clips, none held back, and labels of their own
+        values = {"train_share": 1.0, "only": None, "label": None, **changes}
         return dataclasses.replace(self.model.data, source=source, inputs=inputs, **values)
 
     def _unknown(self, name: str) -> str:

@@ -45,6 +45,7 @@ class Options:
     data: str
     out: Path | None = None
     labels: LabelFiles | None = None
+    label_column: str | None = None
     multi_label: bool = False
     split: str = "test"
     fit: str = "train"
@@ -123,7 +124,11 @@ def evaluate(options: Options) -> Evaluated:
         loaded[name]  # an unknown name ends here, before any clip is read
     if options.out is not None:
         check_model(options.out, {name: loaded[name].fingerprint for name in names})
-    changes = {"workers": options.workers, "batch": options.batch}
+    changes = {
+        "workers": options.workers,
+        "batch": options.batch,
+        "label": options.label_column,
+    }
     data = loaded.data(options.data, names, **changes)
     retrieving = options.task == "retrieval"
     clips = open_clips(

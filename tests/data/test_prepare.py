@@ -76,6 +76,21 @@ def test_only_takes_train_clips_by_a_column(tmp_path: Path) -> None:
         paths({"set": "test"})
 
 
+def test_labels_come_from_a_column(tmp_path: Path) -> None:
+    header = "path,label,split,motion,has_video,has_audio"
+    rows = ["a,cat,train,left,1,0", "b,dog,train,,1,0", "c,cat,test, right ,1,0"]
+    (tmp_path / "manifest.csv").write_text("\n".join([header, *rows]) + "\n")
+
+    def labels(column: str | None) -> list[str]:
+        config = DataConfig(source=str(tmp_path), label=column, workers=0)
+        return [clip.label for clip in open_source(config).clips]
+
+    assert labels(None) == labels("label") == ["cat", "dog", "cat"]
+    assert labels("motion") == ["left", "", "right"]
+    with pytest.raises(UserError, match=r"data\.label names the column 'motions', .*: motion$"):
+        labels("motions")
+
+
 def test_manifests_of_several_folders_become_one_above_them(tmp_path: Path) -> None:
     for name, split in (("lrs3", "train"), ("vox2", "val")):
         (tmp_path / name).mkdir()

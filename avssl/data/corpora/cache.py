@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from avssl.data.corpora.corpus import Corpus
+from avssl.data.corpora.objects import Objects
 from avssl.data.corpora.scenes import Scenes
 from avssl.data.corpora.talking import Talking
 from avssl.data.manifest import Manifest
 from avssl.errors import UserError
 from avssl.files import cache_folder
 
-CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (Scenes(), Talking())}
+CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (Scenes(), Talking(), Objects())}
 
 
 def ensure_corpus(
@@ -31,8 +32,8 @@ def ensure_corpus(
 
     Args:
         name: `scenes` (2,600 clips: 2,000 train, 200 val, 400 test), `talking` (2,400 clips:
-            2,000 train, 200 val, 200 test), or `scenes-<clips>` and `talking-<clips>` for another
-            number.
+            2,000 train, 200 val, 200 test), `objects` (5,440 clips: 4,160 train, 320 val, 960
+            test), or `scenes-<clips>` and the like for another number.
         cache: folder; `$AVSSL_CACHE` or `~/.cache/avssl` when None.
         seed: of the corpus; another seed gives other clips.
         workers: render processes; one per available core when None.

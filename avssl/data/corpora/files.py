@@ -35,13 +35,23 @@ def write_clip(
     os.replace(partial, path.with_suffix(".wav"))
 
 
-def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray, *, fps: int, quality: int) -> None:
+def write_silent_clip(path: Path, frames: np.ndarray, *, fps: int, quality: int) -> None:
+    """Write the mp4 of a clip without sound, whole or not at all. Args and errors: `write_clip`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part.mp4")
+    write_mp4(partial, frames, None, fps=fps, quality=quality)
+    os.replace(partial, path)
+
+
+def write_mp4(
+    path: Path, frames: np.ndarray, sound: np.ndarray | None, *, fps: int, quality: int
+) -> None:
     """Encode frames, uint8 [T, H, W, 3], and sound, float32 [S] at 16 kHz, from time 0.
 
     Args:
         path: of the mp4.
         frames: as above.
-        sound: as above.
+        sound: as above; None: no track of it.
         fps: pictures per second, and pictures from one keyframe to the next.
         quality: constant rate factor of H.264: 0 without loss, 51 worst.
     """
@@ -53,16 +63,18 @@ def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray, *, fps: int, qu
         video.pix_fmt = "yuv420p"
         video.options = {"preset": "ultrafast", "crf": str(quality), "g": str(fps)}
         video.codec_context.thread_count = 1
-        audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-        audio.bit_rate = 64000
-        audio.options = {"aac_coder": "fast"}
+        if sound is not None:
+            audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+            audio.bit_rate = 64000
+            audio.options = {"aac_coder": "fast"}
         for frame in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(video.encode())
-        block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-        block.sample_rate, block.pts = SAMPLE_RATE, 0
-        container.mux(audio.encode(block))
-        container.mux(audio.encode())
+        if sound is not None:
+            block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            block.sample_rate, block.pts = SAMPLE_RATE, 0
+            container.mux(audio.encode(block))
+            container.mux(audio.encode())
 
 
 def decode_sound(path: Path) -> np.ndarray:
