@@ -19,7 +19,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, help="manifest.csv, or a folder of media")
+    parser.add_argument(
+        "source", type=Path, help="manifest.csv, a folder of media or pictures, or shards"
+    )
     parser.add_argument("--workers", type=count, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--time-limit", type=amount, default=120.0, help="seconds for one file")
     options = parser.parse_args()

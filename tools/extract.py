@@ -22,7 +22,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, help="run folder, exported folder or checkpoint file")
-    parser.add_argument("data", help="folder of media, manifest.csv or corpus:NAME")
+    parser.add_argument(
+        "data", help="folder of media or pictures, shards, manifest.csv or corpus:NAME"
+    )
     parser.add_argument("--module", required=True, help="encoder, such as audio or audio_video")
     parser.add_argument("--out", type=Path, default=Path("features"), help="folder to write to")
     parser.add_argument(

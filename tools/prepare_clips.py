@@ -24,7 +24,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, help="folder of media, or a manifest.csv")
+    parser.add_argument(
+        "source", type=Path, help="folder of media or pictures, shards, or manifest.csv"
+    )
     parser.add_argument("target", type=Path, help="folder for the prepared clips")
     parser.add_argument("--short-side", type=count, default=256, help="pixels; never enlarged")
     parser.add_argument("--fps", type=amount, help="pictures per second; default: as they are")

@@ -2,6 +2,8 @@
 
     python tools/retrieve.py index corpus:scenes --split test --run runs/mavil --out scenes_index
     python tools/retrieve.py query dog.wav --to video --index scenes_index --picture found.png
+    python tools/retrieve.py index pictures --run runs/mae --out pictures_index
+    python tools/retrieve.py query cat.jpg --index pictures_index
     python tools/retrieve.py serve --run runs/mavil
 
 `index` adds to an index that is there: clips it holds are skipped, a run that was stopped goes on
@@ -37,13 +39,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="index|query|serve")
     index = commands.add_parser("index", help="add the clips of a source to an index")
     index.set_defaults(do=_index)
-    index.add_argument("source", help="corpus:NAME, a folder of media, or a manifest.csv")
+    index.add_argument(
+        "source",
+        help="corpus:NAME, a folder of media or pictures, shards (a-{000..010}.tar), or a "
+        "manifest.csv",
+    )
     index.add_argument("--run", type=Path, required=True, help="run folder, or exported model")
     index.add_argument("--out", type=Path, default=Path("index"), help="index folder")
     index.add_argument("--split", choices=("train", "val", "test"), help="default: all clips")
     index.add_argument(
         "--modality", action="append", choices=("audio", "video"),
-        help="what clips can be found by; twice for both, which is the default",
+        help="what clips can be found by; default: all that the model and some clip have",
     )  # fmt: skip
     index.add_argument(
         "--precision", choices=("float32", "float16"), default="float32",
@@ -53,13 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda")
     query = commands.add_parser("query", help="the clips nearest to a file")
     query.set_defaults(do=_query)
-    query.add_argument("file", type=Path, help="a clip or a sound")
+    query.add_argument("file", type=Path, help="a clip, a sound or a picture")
     query.add_argument(
-        "--to", choices=("video", "audio"), required=True, help="what to compare with"
-    )
+        "--to", choices=("video", "audio"),
+        help="what to compare with; default: what the index is of, where that is one",
+    )  # fmt: skip
     query.add_argument(
-        "--by", choices=("audio", "video"), help="what of the file to use; default: the other one"
-    )
+        "--by", choices=("audio", "video"),
+        help="what of the file to use; default: the other one, where file and model have it",
+    )  # fmt: skip
     query.add_argument("--index", type=Path, default=Path("index"), help="index folder")
     query.add_argument("--run", type=Path, help="where the model is, if it was moved")
     query.add_argument("--top", type=count, default=10, help="matches")
@@ -94,7 +102,7 @@ def _index(options: argparse.Namespace) -> int:
         options.source,
         run=options.run,
         folder=options.out,
-        modalities=options.modality or ("audio", "video"),
+        modalities=options.modality,
         split=options.split,
         precision=options.precision,
         memory=options.memory,
@@ -114,17 +122,20 @@ def _index(options: argparse.Namespace) -> int:
 
 
 def _query(options: argparse.Namespace) -> int:
-    from avssl.retrieval.search import OTHER, Search
+    from avssl.retrieval.search import Search
     from avssl.retrieval.show import as_json, contact_sheet, printable, table
 
     if options.picture and options.picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--picture {options.picture} must end in .png or .jpg")
     search = Search.open(options.index, memory=options.memory, run=options.run)
-    warning = search.warning(options.to)
+    to = options.to or search.modalities[0]
+    if options.to is None and len(search.modalities) > 1:
+        raise UserError(f"{options.index} is of sound and picture: say which with --to")
+    warning = search.warning(to)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
-    by = options.by or OTHER[options.to]
-    matches = search.query(search.embed(options.file, by), to=options.to, top=options.top)
+    by = options.by or search.way(options.file, to)
+    matches = search.query(search.embed(options.file, by), to=to, top=options.top)
     if len(matches) < min(options.top, len(search)):
         print(f"warning: only {len(matches)} of {len(search)} clips are ranked", file=sys.stderr)
     print(json.dumps(as_json(search, matches), indent=1) if options.json else table(matches))

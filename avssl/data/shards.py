@@ -5,6 +5,7 @@ The path of a member's clip is that of the tar, a slash, and its name in it; not
 """
 
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import re
 import tarfile
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 from avssl.data.container import MediaError, Member, Source
 from avssl.data.manifest import COLUMNS, SPLITS, Clip
@@ -170,17 +172,86 @@ def media_source(path: str | os.PathLike[str], clip: Clip) -> Source:
         with open(tar, "rb") as file:
             file.seek(clip.tar_offset - _HEADER)
             content = file.read(_HEADER + clip.tar_bytes)
-        header = tarfile.TarInfo.frombuf(content[:_HEADER], "utf-8", "surrogateescape")
     except OSError as error:
         raise MediaError(f"its shard cannot be read ({error.strerror})") from None
-    except (tarfile.TarError, ValueError):
-        raise MediaError("its shard has changed: scan again") from None
-    short = header.name.isascii() and len(header.name) < _LONGEST_NAME
-    if header.size != clip.tar_bytes or (short and not _same(header.name, os.fspath(path))):
-        raise MediaError("its shard has changed: scan again")
+    _check(content[:_HEADER], os.fspath(path), clip)
     if len(content) < _HEADER + clip.tar_bytes:
         raise MediaError("its shard is cut off")
     return Member(content[_HEADER:], os.fspath(path))
+
+
+def open_media(path: str | os.PathLike[str], clip: Clip) -> BinaryIO:
+    """The clip's bytes, open for reading at any place, and no other bytes of a tar.
+
+    Args:
+        path: of the clip.
+
+    Raises:
+        MediaError: the tar is not what it was when the clip was listed.
+        OSError: the file cannot be read.
+    """
+    if clip.tar_offset is None or clip.tar_bytes is None:
+        return open(path, "rb")
+    file = open(stored_in(Path(path), clip), "rb")
+    try:
+        file.seek(clip.tar_offset - _HEADER)
+        _check(file.read(_HEADER), os.fspath(path), clip)
+        if os.fstat(file.fileno()).st_size < clip.tar_offset + clip.tar_bytes:
+            raise MediaError("its shard is cut off")
+    except BaseException:
+        file.close()
+        raise
+    part = _Part(file, os.fspath(path), first=clip.tar_offset, size=clip.tar_bytes)
+    return io.BufferedReader(part)
+
+
+class _Part(io.RawIOBase):
+    """Some bytes of an open file, as a file of their own."""
+
+    def __init__(self, file: BinaryIO, name: str, *, first: int, size: int) -> None:
+        self._file, self.name, self._first, self._size = file, name, first, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of files."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError(f"cannot seek to {start + offset}")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """As of files: 0 at the end."""
+        view = memoryview(buffer)[: max(0, self._size - self._at)]
+        self._file.seek(self._first + self._at)
+        count = self._file.readinto(view)  # type: ignore[attr-defined]
+        self._at += count
+        return int(count)
+
+    def close(self) -> None:
+        """And the file that it is a part of."""
+        self._file.close()
+        super().close()
+
+
+def _check(header: bytes, path: str, clip: Clip) -> None:
+    """Raises MediaError unless this is the header in front of the clip's member."""
+    try:
+        found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        raise MediaError("its shard has changed: scan again") from None
+    assert clip.tar_bytes is not None
+    short = found.name.isascii() and len(found.name) < _LONGEST_NAME
+    if not 0 <= clip.tar_bytes == found.size or (short and not _same(found.name, path)):
+        raise MediaError("its shard has changed: scan again")
 
 
 def _same(name: str, path: str) -> bool:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avssl.data.container import MediaError, opened
+from avssl.data.container import MediaError, Source, opened
 from avssl.data.manifest import Clip
 from avssl.data.pictures import DECORD_REFUSES, EARLY, READERS, converted, shown_pictures
+from avssl.data.shards import media_source
 
 if TYPE_CHECKING:
     import av
@@ -54,7 +55,7 @@ def regular_pictures(
     """For each instant of the clip, 1/25 s apart, the picture that is shown then.
 
     Args:
-        path: the file; clip: its scanned row.
+        path: of the clip; clip: its scanned row.
         size: upright width and height of the pictures.
         every: of these instants only the first is taken.
 
@@ -64,20 +65,21 @@ def regular_pictures(
     Raises:
         MediaError: the file is damaged.
     """
+    source = media_source(path, clip)
     start, count = stretch(clip)
     if start > _FAR and _may_seek(clip, size):
         times = start + np.arange(0, count, every) / RATE
         part = max(1, _AT_ONCE // (3 * size[0] * size[1]))
         for first in range(0, len(times), part):
             yield from READERS[clip.reader](
-                path,
+                source,
                 times[first : first + part],
                 size=size,
                 rotation=clip.rotation,
                 frames=clip.frames,
             )
         return
-    for number, frame in enumerate(_from_start(path, start, count)):
+    for number, frame in enumerate(_from_start(source, start, count)):
         if number % every == 0:
             yield converted(frame, size=size, rotation=clip.rotation)
 
@@ -88,12 +90,12 @@ def _may_seek(clip: Clip, size: tuple[int, int]) -> bool:
     return clip.reader == "pyav"
 
 
-def _from_start(path: Path, start: float, count: int) -> Iterator["av.VideoFrame"]:
+def _from_start(source: Source, start: float, count: int) -> Iterator["av.VideoFrame"]:
     """The frames shown at `count` instants from `start` (s) on, decoded from the file's start."""
     number = 0
     zero: float | None = None
     shown: av.VideoFrame | None = None
-    with opened(path) as container:
+    with opened(source) as container:
         for time, frame in shown_pictures(container):
             zero = time if zero is None else zero
             while shown is not None and start + number / RATE < time - zero - EARLY:

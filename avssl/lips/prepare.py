@@ -19,6 +19,7 @@ from avssl.data.manifest import Clip, Manifest
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip
 from avssl.data.scan import ProgressLine
+from avssl.data.stills import READER as STILL
 from avssl.errors import UserError
 from avssl.files import locked, write_whole
 from avssl.lips.crops import GAP, cropped
@@ -179,8 +180,8 @@ def _prepare(settings: Settings, job: _Job) -> list[Piece]:
     root, first = Path(job.source), job.rows[0]
     other = bool(first.wav) and not first.wav.lower().endswith(".wav")
     probed = probe_clip(root, dataclasses.replace(first, wav="" if other else first.wav))
-    if not probed.has_video:
-        reason = probed.reason or "has no picture"
+    if not probed.has_video or probed.reader == STILL:
+        reason = probed.reason or ("is a still" if probed.has_video else "has no picture")
         return [Piece(row, None, None, reason=reason) for row in range(len(job.rows))]
     sound, note = probed, probed.reason
     if other:

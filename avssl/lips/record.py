@@ -9,6 +9,7 @@ from pathlib import Path
 
 from avssl.data.container import MediaError
 from avssl.data.manifest import Clip
+from avssl.data.shards import stored_in
 from avssl.errors import UserError
 from avssl.files import write_whole
 from avssl.lips.points import landmark_file
@@ -112,7 +113,7 @@ class Record:
 
     def _key(self, rows: Sequence[Clip]) -> str:
         path = rows[0].path
-        key: list[object] = [path, _stamp(self.source / path)]
+        key: list[object] = [path, _stamp(stored_in(self.source / path, rows[0]))]
         key.append([[row.start, row.end, row.wav, bool(row.text)] for row in rows])
         if self.landmarks:
             try:

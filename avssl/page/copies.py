@@ -17,6 +17,7 @@ from avssl.data.container import opened
 from avssl.data.manifest import Clip
 from avssl.data.media import read_clip_sound, scaled_size
 from avssl.data.pictures import converted, shown_pictures
+from avssl.data.shards import media_source
 from avssl.files import half_written
 from avssl.page.stretch import Stretch
 
@@ -74,7 +75,7 @@ def _encode_pictures(
     import av
 
     size, zero = (stream.width, stream.height), None
-    with opened(stretch.file) as source:
+    with opened(media_source(stretch.file, stretch.clip)) as source:
         for time, frame in shown_pictures(source):
             zero = time if zero is None else zero
             if time - zero >= stretch.end:

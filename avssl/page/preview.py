@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from avssl.data.container import audio_stream, opened, video_stream
+from avssl.data.shards import media_source
 from avssl.page.copies import write_copy
 from avssl.page.helper import BUSY, Helper
 from avssl.page.refusal import Refusal
@@ -34,7 +35,7 @@ def plays(stretch: Stretch) -> bool:
     codecs = _PLAYED.get(stretch.file.suffix.lower())
     if codecs is None:
         return False
-    with opened(stretch.file) as container:
+    with opened(media_source(stretch.file, stretch.clip)) as container:
         video, audio = video_stream(container), audio_stream(container)
         if audio is None and stretch.clip.has_audio:
             return False  # the sound is in the wav alone

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from avssl.data.manifest import Clip
 from avssl.data.media import read_clip_sound, read_pictures
+from avssl.data.stills import READER
 from avssl.page.pictures import SAMPLE_RATE, jpeg, moments, spectrogram
 
 SIDE = 160  # pixels, short side of small pictures
@@ -25,6 +26,11 @@ class Stretch:
         """Its length."""
         return self.end - self.start
 
+    @property
+    def still(self) -> bool:
+        """Whether it is a picture, which has nothing to play."""
+        return self.clip.reader == READER
+
     def spectrogram(self) -> bytes:
         """Of the sound, as a PNG.
 
@@ -41,11 +47,11 @@ class Stretch:
         return spectrogram(sound)
 
     def strip(self, count: int) -> list[bytes]:
-        """Pictures from all over the stretch, as JPEGs.
+        """Pictures from all over the stretch, as JPEGs; of a still that one.
 
         Raises:
             MediaError: it has none, or they cannot be read.
         """
-        times = moments(self.start, self.end, count)
+        times = moments(self.start, self.end, 1 if self.still else count)
         pictures = read_pictures(self.file, self.clip, times, short_side=SIDE)  # [K, H, W, 3]
         return [jpeg(picture) for picture in pictures]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,12 @@ from avssl.retrieval.memory import allow
 from avssl.retrieval.nearest import build_memory
 from avssl.retrieval.parts import Parts
 from avssl.retrieval.search import same_model
+from avssl.retrieval.towers import WORDS, tower_of, towers_of
 
 if TYPE_CHECKING:
     from avssl.data.config import DataConfig
     from avssl.encoders.encoder import Encoder
+    from avssl.encoders.load import Encoders
 
 Key = tuple[int, str, float | None, float | None]  # source, path, start, end
 _BATCH = 32  # clips encoded at a time
@@ -59,7 +62,7 @@ def index_clips(
     *,
     run: Path,
     folder: Path,
-    modalities: Sequence[str] = ("audio", "video"),
+    modalities: Sequence[str] | None = None,
     split: str | None = None,
     precision: str = "float32",
     memory: int,
@@ -73,9 +76,10 @@ def index_clips(
     be read, which are tried again next time.
 
     Args:
-        source: corpus:NAME, a folder of media, or a manifest.
+        source: corpus:NAME, a folder of media or pictures, tar shards, or a manifest.
         run: run folder, exported folder or checkpoint, as for `avssl.load`.
-        modalities: what clips shall be found by; a clip needs all of them.
+        modalities: what clips shall be found by, "audio" or "video"; a clip needs all of them. By
+            default what the index is of; of a new one, what the model reads and some clip has.
         split: train, val or test only.
         precision: of stored vectors: float32, or float16 for half the space.
         memory: bytes that building and searching may take.
@@ -88,10 +92,14 @@ def index_clips(
     import avssl
 
     encoders = avssl.load(run, device=device)
-    models = {name: encoders[name] for name in modalities}
+    for name in modalities or ():
+        tower_of(encoders, name)
     with store.locked(folder):
+        wanted = modalities or _held(folder) or _streams(encoders, source, split, workers)
+        towers = {name: tower_of(encoders, name) for name in wanted}
+        models = {name: encoders[tower] for name, tower in towers.items()}
         header = _header(folder, run, encoders.name, models, precision)
-        data = encoders.data(source, list(modalities), workers=workers)
+        data = encoders.data(source, list(towers.values()), workers=workers)
         manifest = open_source(data)
         clips = ClipDataset(manifest, data, split=split, training=False, replace=False)
         parts = Parts(folder, header.generation + 1)
@@ -152,6 +160,32 @@ class _Writer:
             }
             self.parts.add(self.rows, joined)
         self.rows, self.vectors, self.kept_at = [], [], time.monotonic()
+
+
+def _held(folder: Path) -> list[str]:
+    """The modalities of the index in a folder; none where there is no index."""
+    there = (folder / "index.json").is_file()
+    return list(store.read_header(folder).modalities) if there else []
+
+
+def _streams(encoders: Encoders, source: str, split: str | None, workers: int) -> list[str]:
+    """What the model reads and some clip of the source has; all that the model reads where no clip
+    has anything."""
+    towers = towers_of(encoders)
+    if not towers:
+        raise UserError(
+            f"{encoders.name} has no encoder of sound or picture alone to search by: it has "
+            f"{', '.join(encoders.names)}"
+        )
+    rows = open_source(encoders.data(source, list(towers.values()), workers=workers)).clips
+    rows = [clip for clip in rows if split is None or clip.split == split]
+    has = {"audio": any(c.has_audio for c in rows), "video": any(c.has_video for c in rows)}
+    if not any(has[name] for name in towers):
+        return list(towers)
+    for name in towers:
+        if not has[name]:
+            print(f"{name} is left out: no clip has a {WORDS[name]}", file=sys.stderr, flush=True)
+    return [name for name in towers if has[name]]
 
 
 def _header(

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avssl.data.manifest import Clip, safe_path
+from avssl.data.shards import stored_in
 from avssl.errors import UserError
 from avssl.retrieval.memory import MEMORY, allow, allowed_memory
 from avssl.retrieval.nearest import LOW_RECALL, Nearest, search_memory
 from avssl.retrieval.store import Rows, check_files, open_vectors, read_header
+from avssl.retrieval.towers import OTHER, tower_of, towers_of
 
 if TYPE_CHECKING:
     from avssl.encoders.encoder import Encoder
     from avssl.encoders.load import Encoders
-
-OTHER = {"audio": "video", "video": "audio"}
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,12 @@ class Search:
         return self._roots[source]
 
     def file(self, id: int) -> Path:
-        """The clip's file."""
+        """The clip's file; of a member of a tar, the path of the tar, a slash, and its name."""
         return self.root(id) / safe_path(self._row(id)["path"], f"index {self.folder}")
+
+    def stored(self, id: int) -> Path:
+        """The file on disk that holds the clip: its own, or the tar."""
+        return stored_in(self.file(id), self.clip(id))
 
     def sound_file(self, id: int) -> Path:
         """The file that holds the clip's sound: the wav beside it, or the clip's own."""
@@ -235,27 +239,56 @@ class Search:
             UserError: the model is not there, or not the one the index was built by.
         """
         with self._lock:
-            if self._encoders is None:
-                import avssl
-
-                if not self._run.exists():
-                    raise UserError(
-                        f"the model that {self.folder} was built by is not at {self._run} any "
-                        "more: say where with --run"
-                    )
-                self._encoders = avssl.load(self._run)
-            encoder = self._encoders[modality]
+            encoders = self._loaded()
+            encoder = encoders[tower_of(encoders, modality)]
             if not self._compared:
-                self._compare(self._encoders)
+                self._compare(encoders)
                 self._compared = True
         return encoder
 
+    @property
+    def askable(self) -> list[str]:
+        """What the model can search by: "audio", "video" or both.
+
+        Raises:
+            UserError: the model is not there.
+        """
+        with self._lock:
+            return list(towers_of(self._loaded()))
+
+    def way(self, path: str | os.PathLike[str], to: str) -> str:
+        """What of a file to search with: what the clips are not found by, where the file and the
+        model have that, and otherwise the same, such as a picture for pictures.
+
+        Raises:
+            UserError: the file or the model is not there.
+        """
+        from avssl.encoders.windows import scan_file
+
+        clip, other = scan_file(Path(path)), OTHER[to]
+        has = {"audio": clip.has_audio, "video": clip.has_video}
+        return to if has[to] and not (has[other] and other in self.askable) else other
+
+    def _loaded(self) -> Encoders:
+        """The model's encoders; the lock is held."""
+        if self._encoders is None:
+            import avssl
+
+            if not self._run.exists():
+                raise UserError(
+                    f"the model that {self.folder} was built by is not at {self._run} any "
+                    "more: say where with --run"
+                )
+            self._encoders = avssl.load(self._run)
+        return self._encoders
+
     def _compare(self, encoders: Encoders) -> None:
         """Raises UserError unless the vectors of every modality were made by these encoders."""
-        known = {name: m for name, m in self.header.modalities.items() if name in encoders.names}
+        towers = towers_of(encoders)
+        known = {name: m for name, m in self.header.modalities.items() if name in towers}
         for name, modality in (known or self.header.modalities).items():
             same_model(
-                encoders[name].fingerprint,
+                encoders[tower_of(encoders, name)].fingerprint,
                 modality.fingerprint,
                 folder=self.folder,
                 model=self.header.model,

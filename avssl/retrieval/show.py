@@ -53,11 +53,15 @@ def printable(text: str) -> str:
 
 
 def as_json(search: Search, matches: Sequence[Match]) -> list[dict[str, Any]]:
-    """The matches with their rank and file, for `json.dumps`."""
-    return [
-        {"rank": rank, "file": str(search.file(match.id)), **asdict(match)}
-        for rank, match in enumerate(matches, start=1)
-    ]
+    """The matches with their rank and file, for `json.dumps`; of a member of a tar, the file is
+    the tar, with the member's place in it."""
+    found = []
+    for rank, match in enumerate(matches, start=1):
+        clip = search.clip(match.id)
+        member = {"tar_offset": clip.tar_offset, "tar_bytes": clip.tar_bytes}
+        row = {"rank": rank, "file": str(search.stored(match.id)), **asdict(match)}
+        found.append(row if clip.tar_offset is None else row | member)
+    return found
 
 
 def contact_sheet(path: Path, search: Search, matches: Sequence[Match]) -> list[tuple[str, str]]:

@@ -1,6 +1,8 @@
 """From videos to a folder ready for training, through the command line's own functions."""
 
 import csv
+import shutil
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -278,6 +280,25 @@ def test_landmarks_that_are_no_face_skip_the_clip(source: Path, tmp_path: Path) 
     reasons = skipped(tmp_path / "crops")
     assert "nodding.npy have not the shape of a face (off by " in reasons["nodding.mp4"]
     assert "the landmarks silent.json cannot be read (" in reasons["silent.mp4"]
+
+
+def test_members_of_shards_are_prepared_and_stills_are_not(
+    source: Path, prepared: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "still.png")
+    with tarfile.open(tmp_path / "in" / "talks.tar", "w") as tar:
+        for path in (*(source / "talks" / n for n in ("nodding.mp4", "old.mpg")),
+                     tmp_path / "still.png"):  # fmt: skip
+            tar.add(path, path.name)
+    shutil.copytree(source / "points", tmp_path / "points" / "talks.tar")
+    run(tmp_path / "in", tmp_path / "out", tmp_path / "points")
+    made = {clip.path: clip for clip in Manifest.read(tmp_path / "out" / "manifest.csv").clips}
+    assert set(made) == {"talks.tar/nodding.mp4", "talks.tar/old.mp4"}
+    assert skipped(tmp_path / "out") == {"talks.tar/still.png": "is a still"}
+    for path in made:
+        loose = prepared / Path(path).name
+        assert (tmp_path / "out" / path).read_bytes() == loose.read_bytes()
 
 
 def test_nothing_prepared_is_an_error(source: Path, tmp_path: Path) -> None:

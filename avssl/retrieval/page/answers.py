@@ -4,6 +4,7 @@ Nothing is kept of a request: each brings its query along, so that users cannot 
 """
 
 import base64
+import functools
 import itertools
 import random
 import re
@@ -28,13 +29,13 @@ from avssl.page.refusal import Refusal
 from avssl.page.site import Answer, Body
 from avssl.retrieval.page.clips import Clips
 from avssl.retrieval.page.upload import read_upload
-from avssl.retrieval.search import OTHER, Match, Search
+from avssl.retrieval.search import Match, Search
+from avssl.retrieval.towers import OTHER, WORDS
 
 _MATCHES = 12
 _EXAMPLES = 12
 _COMPARED = 4096  # similarities behind the heat map
 _CELLS = 48  # of the heat map
-_WORDS = {"audio": "sound", "video": "picture"}
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class Page:
         Raises:
             UserError: the model is not there, not the index's, or has no space for both.
         """
-        for by in self._directions():
+        for by, to in self.directions.items():
             encoder = self.search.encoder(by)
-            self.search.query(np.ones(encoder.width), to=OTHER[by], top=1)
+            self.search.query(np.ones(encoder.width), to=to, top=1)
         with tempfile.TemporaryDirectory(prefix="avssl-upload-") as folder:
             silence = Path(folder) / "silence.wav"
             soundfile.write(silence, np.zeros(16000), 16000)
@@ -116,7 +117,7 @@ class Page:
         return {
             "title": self.title,
             "limits": limits,
-            "directions": self._directions(),
+            "directions": self.directions,
             "examples": self._examples(),
         }
 
@@ -130,11 +131,12 @@ class Page:
         stretch = self.clips.stretch(number)
         if by not in self.search.modalities:
             raise Refusal(
-                422, f"The index holds no {_WORDS[by]} of its clips to search with: give a file."
+                422, f"The index holds no {WORDS[by]} of its clips to search with: give a file."
             )
         sound = self._shown("spectrogram", number) if stretch.clip.has_audio else []
         strip = self._shown("strip", number) if stretch.clip.has_video else []
-        query = _query(stretch.clip.path, stretch.seconds, b"".join(sound), strip) | {
+        seconds = 0.0 if stretch.still else stretch.seconds
+        query = _query(stretch.clip.path, seconds, b"".join(sound), strip) | {
             "url": self.clips.url("media", number),
             "media_start": self.clips.start(number),
         }
@@ -142,7 +144,7 @@ class Page:
         return self._found(vector, query, by=by, begin=begin, clip=number)
 
     def search_upload(self, path: Path, *, name: str, by: str) -> dict[str, Any]:
-        """Search with a file's sound (by="audio") or picture (by="video") for the other.
+        """Search with a file's sound (by="audio") or picture (by="video"), see `directions`.
 
         Returns:
             query (name, spectrogram, strip, ...), matches, and the spread of all similarities.
@@ -151,6 +153,8 @@ class Page:
             Refusal: the file cannot be used.
         """
         begin = time.perf_counter()
+        if by not in self.directions:
+            raise Refusal(422, f"This index is not searched by {WORDS[by]}: give another file.")
         encoder = self.search.encoder(by)
         try:
             upload = read_upload(path, encoder.data, longest=self.limits.seconds)
@@ -161,10 +165,14 @@ class Page:
                 "sound or a picture.",
             ) from None
         if not upload.inputs:
+            other, switch = OTHER[by], ""
+            if other in self.directions:
+                way = f"{WORDS[other]} → {WORDS[self.directions[other]]}"
+                switch = f"switch the direction to {way}, or "
             raise Refusal(
                 422,
-                f"'{name}' has no {_WORDS[by]} to search with{upload.reason}: switch the direction "
-                f"to {_WORDS[OTHER[by]]} → {_WORDS[by]}, or give a clip that has one.",
+                f"'{name}' has no {WORDS[by]} to search with{upload.reason}: {switch}give a clip "
+                "that has one.",
             )
         with self._model, torch.no_grad():  # one at a time: each takes all cores
             batch = stack_inputs([upload.inputs], encoder.inputs)
@@ -176,7 +184,7 @@ class Page:
     def _found(
         self, vector: Any, query: dict[str, Any], *, by: str, begin: float, clip: int | None
     ) -> dict[str, Any]:
-        to, count = OTHER[by], len(self.search)
+        to, count = self.directions[by], len(self.search)
         try:
             matches = self.search.query(vector, to=to, top=min(count, _MATCHES))
             sample = self.search.sample(vector, to=to, count=_COMPARED)
@@ -189,6 +197,7 @@ class Page:
         some = f"{len(sample)} of {count} clips, drawn at random"
         return {
             "query": query,
+            "by": by,
             "to": to,
             "count": f"{count} clips",
             "compared": some if len(sample) < count else f"all {count} clips",
@@ -202,6 +211,7 @@ class Page:
     def _match(self, match: Match, *, itself: bool) -> dict[str, Any]:
         number, url = match.id, self.clips.url
         stretch, there = self.clips.stretch(number), self.clips.there(number)
+        plays = there and not stretch.still
         return {
             "id": number,
             "name": match.path,
@@ -210,7 +220,7 @@ class Page:
             "self": itself,
             "seconds": stretch.seconds,
             "shape": (stretch.clip.width or 4) / (stretch.clip.height or 3),
-            "url": url("media", number) if there else "",  # its file may have gone since
+            "url": url("media", number) if plays else "",  # its file may have gone since
             "bytes": self.clips.size(number),  # 0: a small copy is sent
             "media_start": self.clips.start(number),
             "spectrogram": url("spectrogram", number) if there and stretch.clip.has_audio else "",
@@ -224,25 +234,35 @@ class Page:
         except Refusal:
             return []
 
-    def _directions(self) -> list[str]:
-        """What can be searched by: what the index can be searched for is the other one."""
-        return [by for by in ("audio", "video") if OTHER[by] in self.search.modalities]
+    @functools.cached_property
+    def directions(self) -> dict[str, str]:
+        """What can be searched by -> what for. Each for the other, where the index has both; where
+        it has one, that for itself, and the other for it if the model has a space for both.
+
+        Raises:
+            UserError: the model is not there, or not the index's.
+        """
+        if set(self.search.modalities) == set(OTHER):
+            return dict(OTHER)
+        (to,) = self.search.modalities
+        other, found = OTHER[to], {to: to}
+        if other in self.search.askable:
+            width = self.search.header.modalities[to].width
+            found |= {other: to} if self.search.encoder(other).width == width else {}
+        return found
 
     def _examples(self) -> list[dict[str, Any]]:
-        """Clips with picture and sound from all over the index, of as many labels as there are.
-
-        None where the index has no vectors to search by.
-        """
-        if set(self.search.modalities) != set(OTHER):
-            return []
+        """Clips from all over the index that can be searched with in each way that it can, of as
+        many labels as there are."""
         count = len(self.search)
         found: dict[str, list[dict[str, Any]]] = {}
         # drawn by a fixed seed: the order of a corpus often follows its labels
         for number in random.Random(0).sample(range(count), min(count, 200)):
             clip = self.search.clip(number)
-            if clip.has_video and clip.has_audio and self.clips.there(number):
+            has = {"audio": clip.has_audio, "video": clip.has_video}
+            if all(has[m] for m in self.search.modalities) and self.clips.there(number):
                 entry = {"id": number, "name": clip.path, "label": clip.label}
-                entry["poster"] = self.clips.url("poster", number)
+                entry["poster"] = self.clips.url("poster", number) if clip.has_video else ""
                 found.setdefault(clip.label, []).append(entry)
         rounds = itertools.zip_longest(*(found[label] for label in sorted(found)))
         mixed = (entry for turn in rounds for entry in turn if entry is not None)

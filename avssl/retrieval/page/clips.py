@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from avssl.data.container import MediaError
 from avssl.data.manifest import Clip, Manifest
+from avssl.data.shards import open_media, stored_in
 from avssl.data.usable import extent
 from avssl.errors import UserError
 from avssl.page.helper import Helper, without_folder
@@ -49,11 +50,12 @@ class Clips:
         return Stretch(files.file(clip), files.sound_file(clip), clip, start, start + seconds)
 
     def there(self, number: int) -> bool:
-        """Whether the clip's file is still there."""
-        return self.stretch(number).file.is_file()
+        """Whether the clip's file, or its tar, is still there."""
+        stretch = self.stretch(number)
+        return stored_in(stretch.file, stretch.clip).is_file()
 
     def size(self, number: int) -> int:
-        """Bytes of the clip's file if browsers play it as it is, else 0."""
+        """Bytes of the clip's file or member if browsers play it as it is, else 0."""
         return self._played(number) if self.there(number) else 0
 
     def start(self, number: int) -> float:
@@ -65,15 +67,18 @@ class Clips:
         return f"api/{kind}/{number}?{self._version}"
 
     def media(self, number: int) -> BinaryIO:
-        """A file of the clip that browsers play, open: the clip's own, or a copy.
+        """A file of the clip that browsers play, open: the clip's own (of a member of a tar, its
+        bytes alone), or a copy.
 
         Raises:
-            Refusal: there is no such clip, or it cannot be read.
+            Refusal: there is no such clip, it is a picture, or it cannot be read.
         """
         stretch = self.stretch(number)
+        if stretch.still:
+            raise Refusal(404, f"{stretch.clip.path} is a picture: there is nothing to play.")
         try:
             if self.size(number):
-                return open(stretch.file, "rb")
+                return open_media(stretch.file, stretch.clip)
             if self.there(number):
                 return self._previews.open(number, stretch)
         except FileNotFoundError:
@@ -110,7 +115,9 @@ class Clips:
     def _playable(self, number: int) -> int:
         stretch = self.stretch(number)
         try:
-            return stretch.file.stat().st_size if self._look(plays, stretch) else 0
+            size = stretch.clip.tar_bytes
+            size = stretch.file.stat().st_size if size is None else size
+            return size if not stretch.still and self._look(plays, stretch) else 0
         except (MediaError, OSError):
             return 0
 

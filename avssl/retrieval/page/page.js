@@ -1,5 +1,6 @@
 "use strict";
 
+const WORDS = { audio: "sound", video: "picture" };
 const state = { query: null, by: "audio", limits: null, shown: null, blobs: [] };
 
 /* what is asked: state.query is {clip: number} or {file: File} */
@@ -21,7 +22,8 @@ function show(answer) {
   const sound = answer.to === "audio";
   document.body.classList.toggle("to-audio", sound);
   part("hint").hidden = true;
-  part("title").textContent = sound ? "Sounds that fit the picture" : "Pictures that fit the sound";
+  const found = sound ? "Sounds" : "Pictures", given = WORDS[answer.by];
+  part("title").textContent = answer.by === answer.to ? `${found} like this ${given}` : `${found} that fit the ${given}`;
   part("status").textContent = `${answer.count} searched in ${answer.seconds.toFixed(2)} s`;
   showQuery(answer.query);
   showScale(answer);
@@ -94,10 +96,11 @@ function card(match, place, answer, span) {
   get(".bar span").style.width = `${(100 * (match.score - answer.lowest)) / span}%`;
   spectrogram(get(".spectrogram img"), match.spectrogram);
   if (match.poster) video.poster = match.poster;
+  get(".hear").hidden = !match.url;
   get(".stage").style.aspectRatio = Math.min(Math.max(match.shape, 3 / 4), 16 / 9);
   stretch(video, match.media_start, match.seconds);
   follow(video, get(".spectrogram"));
-  get(".stage").addEventListener("click", () => listen(item));
+  if (match.url) get(".stage").addEventListener("click", () => listen(item));
   video.autoplay = answer.to === "video" && !matchMedia("(prefers-reduced-motion: reduce)").matches;
   load(video, match, get(".failure"));
   return item;
@@ -110,11 +113,12 @@ async function load(video, match, failure) {
     failure.hidden = false;
   };
   video.addEventListener("error", () => fail("This browser cannot play the file."));
-  if (!match.url) return fail("Its file is not there any more.");
+  if (!match.url && !match.poster) return fail("Its file is not there any more.");
   if (match.bytes > 8e6) return (video.src = match.url);
   try {
-    const reply = await fetch(match.url, { signal: waiting.signal });
+    const reply = await fetch(match.url || match.poster, { signal: waiting.signal });
     if (!reply.ok) return fail((await reply.json()).error);
+    if (!match.url) return; // a still, which is its poster
     video.src = URL.createObjectURL(await reply.blob());
     state.blobs.push(video.src);
   } catch (error) {
@@ -193,9 +197,12 @@ async function begin() {
   state.limits = about.limits;
   part("about").textContent = about.title;
   for (const input of document.querySelectorAll("input[name=by]")) {
-    input.disabled = !about.directions.includes(input.value);
+    const to = about.directions[input.value];
+    input.parentElement.hidden = !to;
+    if (to) input.nextElementSibling.lastChild.textContent = ` ${WORDS[to]}`;
   }
-  choose(about.directions[0]);
+  if (!about.directions.audio) part("record").hidden = true;
+  choose(Object.keys(about.directions)[0]);
   part("limits").textContent =
     `video, sound or picture, up to ${megabytes(about.limits.bytes)} and ${Math.round(about.limits.seconds / 60)} minutes; ` +
     "nothing is kept, nothing leaves this server";

@@ -16,6 +16,7 @@ from avssl.page.server import PageServer
 from avssl.retrieval.build import index_clips
 from avssl.retrieval.page.answers import Page
 from avssl.retrieval.search import Search
+from avssl.retrieval.towers import towers_of
 
 RUN = Path("runs/mavil")  # what `tools/train.py configs/mavil.yaml` leaves
 _WORKERS = 4  # processes that read clips, at most
@@ -70,7 +71,7 @@ def run_index(run: Path, source: str | None, split: str | None, *, memory: int) 
     elif not source.startswith("corpus:"):
         source = os.path.abspath(os.path.expanduser(source))
     # another model or source is another index
-    prints = [encoders[name].fingerprint for name in ("audio", "video")]
+    prints = [encoders[name].fingerprint for name in towers_of(encoders).values()]
     mark = hashlib.sha256(os.fsencode("\n".join([source, *prints]))).hexdigest()[:12]
     stem = re.sub(r"\W+", "-", source.removeprefix("corpus:").rstrip("/").split("/")[-1])
     in_run = (run / "checkpoints").is_dir() and os.access(run, os.W_OK)
