@@ -72,8 +72,7 @@ def make_moving(split: str, index: int, *, seed: int = 0) -> Moving:
     motion = list(MOTIONS)[index // len(SILHOUETTES) % len(MOTIONS)]
     back, front = _palette(rng, bright=False), _palette(rng, bright=True)
     clutter = [_clutter(rng) for _ in range(int(rng.integers(0, 3)))]
-    behind = int(rng.integers(0, len(clutter) + 1)) if clutter else 0
-    behind = max(behind, len(clutter) - 1)  # at most one in front
+    behind = max(0, len(clutter) - int(rng.integers(2)))  # at most one is in front
     return Moving(
         kind=kind,
         motion=motion,
