@@ -122,7 +122,7 @@ def fill(cls: type[T], document: Document, path: Keys, problems: Problems) -> T 
     try:
         return cls(**arguments)
     except ValueError as error:
-        problems.add(document.key_place(path), f"{where}: {error}")
+        problems.add(document.key_place(path), f"{where}: {error}" if where else str(error))
         return None
 
 

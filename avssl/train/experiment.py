@@ -103,7 +103,9 @@ def read_experiment(
     document = read_yaml(path, problems)
     if document is None:
         return None
+    before = _used(document)
     document.override(overrides, problems)
+    _leave_out(document, before)
     config = fill(Experiment, document, (), problems)
     instances = _read_stages(document, config, problems, shapes=shapes)
     data = fill(DataConfig, document, ("data",), Problems())  # mistakes inside were found above
@@ -117,6 +119,34 @@ def read_experiment(
     return LoadedExperiment(config, instances, path) if config is not None else None
 
 
+def _used(document: Document) -> dict[str, tuple[set[str], set[str]]]:
+    """Arguments and inputs of each stage's graph."""
+    used = {}
+    for stage in _mapping(document.get(("stages",))):
+        file = _graph_file(document, ("stages", stage, "graph"), Problems())
+        graph = None if file is None else read_yaml(file, Problems())
+        arguments, inputs = (
+            set() if graph is None else set(_mapping(graph.get((section,))))
+            for section in ("args", "inputs")
+        )
+        used[stage] = (arguments, inputs)
+    return used
+
+
+def _leave_out(document: Document, used: Mapping[str, tuple[set[str], set[str]]]) -> None:
+    """Take out the stages that an override has made null, and what they alone used."""
+    stages = _mapping(document.get(("stages",)))
+    left = [name for name in stages if stages[name] is None]
+    for stage in left:
+        del stages[stage]
+    for number, path in ((0, ("args",)), (1, ("data", "inputs")), (1, ("probe", "towers"))):
+        kept = set().union(*(used[stage][number] for stage in stages if stage in used))
+        alone = set().union(*(used[stage][number] for stage in left if stage in used)) - kept
+        section = _mapping(document.get(path))
+        for name in alone & set(section):
+            del section[name]
+
+
 def _read_stages(
     document: Document, config: Experiment | None, problems: Problems, *, shapes: bool
 ) -> list[Instance]:
@@ -125,7 +155,7 @@ def _read_stages(
     run: list[tuple[Any, ...]] = []  # what was run on the meta device
     sound = True  # the dry run waits until a stage and those before it are right in themselves
     known = True  # every stage so far could be read, so that references to them can be looked up
-    declared = _declared(document)
+    declared = {stage: arguments for stage, (arguments, _) in _used(document).items()}
     somewhere = set().union(*declared.values())
     for stage, value in _mapping(document.get(("stages",))).items():
         path: Keys = ("stages", stage, "graph")
@@ -171,16 +201,6 @@ def _read_stages(
             instance = stage if number == 0 else f"{stage}.{number + 1}"
             instances.append(Instance(instance, stage, settings, args, spec))
     return instances
-
-
-def _declared(document: Document) -> dict[str, set[str]]:
-    """The names of the arguments that the graph of each stage has."""
-    names: dict[str, set[str]] = {}
-    for stage in _mapping(document.get(("stages",))):
-        file = _graph_file(document, ("stages", stage, "graph"), Problems())
-        graph = None if file is None else read_yaml(file, Problems())
-        names[stage] = set() if graph is None else set(_mapping(graph.get(("args",))))
-    return names
 
 
 def _graph_file(document: Document, path: Keys, problems: Problems) -> Path | None:

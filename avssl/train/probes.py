@@ -125,7 +125,7 @@ def final_table(session: Session) -> None:
     results: dict[str, Evaluation] = {}
     if config.probe.towers and config.probe.final:
         print("measuring the untrained model and each stage on the test split", flush=True)
-        models = {"untrained": _untrained(session)}
+        models = _untrained(session)
         models |= {item.name: _towers(session, item, trained=True) for item in instances}
         inputs = config.probe.towers
         loaders = {split: session.clips.split(split, inputs=inputs) for split in ("train", "test")}
@@ -144,12 +144,22 @@ def final_table(session: Session) -> None:
     write_card(session.folder.path, _card(session, results))
 
 
-def _untrained(session: Session) -> nn.ModuleDict:
-    """Each probed module as the first stage that has it starts it."""
-    towers: dict[str, nn.Module] = {}
-    for instance in reversed(session.experiment.instances):
-        towers |= _towers(session, instance, trained=False).named_children()
-    return nn.ModuleDict(towers)
+def _untrained(session: Session) -> dict[str, nn.ModuleDict]:
+    """Each probed module as the first stage that has it starts it; where a later stage has another
+    under the same name, such as a student smaller than its teacher, as that stage starts it, too.
+    """
+    first: dict[str, nn.Module] = {}
+    others: dict[str, nn.ModuleDict] = {}
+    for instance in session.experiment.instances:
+        towers = dict(_towers(session, instance, trained=False).named_children())
+        if any(name in first and _shapes(first[name]) != _shapes(towers[name]) for name in towers):
+            others[f"untrained {instance.name}"] = nn.ModuleDict(towers)
+        first = {**towers, **first}
+    return {"untrained": nn.ModuleDict(first), **others}
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
 
 
 def _towers(session: Session, instance: Instance, *, trained: bool) -> nn.ModuleDict:

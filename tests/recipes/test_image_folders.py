@@ -1,5 +1,6 @@
 """Methods that read single pictures train on a folder of pictures, and are probed on it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ STAGES = {  # configuration -> its stages, and what else is made small
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ImageNet's layout: dark and bright pictures of several sizes, one of them broken."""
     root, random = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
-    for split, count in (("train", 8), ("val", 4)):
+    for split, count in (("train", 8), ("val", 4), ("test", 4)):
         for number in range(2 * count):
             level = ("dark", "bright")[number % 2]
             path = root / split / level / f"{number}.jpg"
@@ -56,11 +57,17 @@ def test_an_image_folder_trains(
         [*SMALL, *sizes, *(f"data.inputs.{item}.size=32" for item in inputs),
          *(f"stages.{stage}.epochs=null" for stage in stages),
          *(f"stages.{stage}.steps=2" for stage in stages),
-         f"data.source={folder}", f"data.cache={tmp_path / 'cache'}", f"run={tmp_path / 'run'}"],
+         f"data.source={folder}", f"data.cache={tmp_path / 'cache'}", f"run={tmp_path / 'run'}",
+         f"probe.final={str(name == 'dmae').lower()}"],
     )  # fmt: skip
     shown = capsys.readouterr().out
     assert "train: 16 clips serve, 1 are left out" in shown
     assert "train/dark/broken.jpg: damaged or not a picture" in shown
+    if name == "dmae":  # of another size than its teacher, so it has a row to compare with
+        rows = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert list(rows) == ["untrained", "untrained student", "teacher", "student"]
+        ranks = [row["rankme"]["image"] for row in rows.values()]
+        assert len(set(ranks)) == 4
     if name != "mae":
         return
     found = evaluate(

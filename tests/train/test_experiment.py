@@ -116,3 +116,29 @@ def test_arguments_reach_every_stage_and_a_stage_may_replace_them(tmp_path: Path
     first, second = loaded.instances[0].spec, loaded.instances[1].spec
     assert (first.arguments["depth"], second.arguments["depth"]) == (1, 1)
     assert (first.arguments["temperature"], second.arguments["temperature"]) == (0.2, 0.5)
+
+
+def test_null_leaves_a_stage_out(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path)
+    assert [item.name for item in load_experiment(path, ["stages.second=null"]).instances] == [
+        "first"
+    ]
+    with pytest.raises(ConfigError, match=r"promoted\.yaml:9:\d+: no stage 'previous' stands"):
+        load_experiment(path, ["stages.first=null"])
+    with pytest.raises(ConfigError, match=r"tiny\.yaml:1:1: stages is empty: name at least one"):
+        load_experiment(path, ["stages.first=null", "stages.second=null"])
+
+
+def test_what_only_a_stage_that_is_left_out_uses_goes_with_it() -> None:
+    path, teacher = tiny.CONFIGS / "mimco.yaml", "args.teacher=a.pt:image"
+    whole = load_experiment(path, shapes=False).config
+    assert {"view1", "view2"} < set(whole.data.inputs) and "embedding" in whole.args
+    with pytest.raises(ConfigError, match=r"a\.pt"):  # that there is no such file is all
+        load_experiment(path, ["stages.teacher=null", teacher])
+    mvd = load_experiment(tiny.CONFIGS / "mvd.yaml", ["stages.student=null"]).config
+    assert set(mvd.stages) == {"image_teacher", "video_teacher"}
+    assert "image_features" not in mvd.args and set(mvd.data.inputs) == {"image", "video"}
+    image = load_experiment(
+        tiny.CONFIGS / "mvd.yaml", ["stages.student=null", "stages.video_teacher=null"]
+    ).config
+    assert set(image.data.inputs) == set(image.probe.towers) == {"image"}

@@ -41,14 +41,14 @@ def refused(
 def test_a_teacher_of_other_pictures(refused: Callable[..., str]) -> None:
     args = ["stages.image_teacher.args.image=32", "data.inputs.image.size=32"]
     said = refused(CONFIGS / "mvd.yaml", *args)
-    assert "'teacher_image.x' takes [B, 3, 1, 32, 32]" in said and "[8, 3, 1, 64, 64]" in said
+    assert "'teacher_image.x' takes [B, 3, 1, 32, 32]" in said and "[4, 3, 1, 64, 64]" in said
 
 
 @pytest.mark.parametrize(
     ("name", "argument", "said"),
     [
-        ("mvd", "image_features=48", ("prediction [2, 256, 48]", "target [2, 256, 96]")),
-        ("dmae", "teacher_width=96", ("prediction [2, 17, 96]", "target [2, 17, 192]")),
+        ("mvd", "image_features=48", ("prediction [2, 128, 48]", "target [2, 128, 96]")),
+        ("dmae", "teacher_width=64", ("prediction [2, 17, 64]", "target [2, 17, 192]")),
         ("mimco", "teacher_width=48", ("prediction [2, 64, 48]", "target [2, 64, 96]")),
     ],
 )
@@ -61,7 +61,7 @@ def test_a_teacher_of_another_width(
 
 def test_a_teacher_with_other_patches(refused: Callable[..., str]) -> None:
     said = refused(CONFIGS / "mvd.yaml", "stages.image_teacher.args.patch=16")
-    assert "prediction [2, 256, 96]" in said and "target [2, 64, 96]" in said
+    assert "prediction [2, 128, 96]" in said and "target [2, 32, 96]" in said
     # the indices of the mask would point at other patches of the teacher
     said = refused(CONFIGS / "dmae.yaml", "stages.teacher.args.patch=16")
     assert "'m.keep' counts 64 patches, but 'teacher' has 16, a grid of 4 x 4" in said
