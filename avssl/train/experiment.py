@@ -251,15 +251,18 @@ class References(dict[Any, Reference]):
         self.folder = folder
 
     def get(self, name: Any, default: Any = None) -> Any:
-        """The stage, the last stage of the run folder `name`, or the checkpoint `name`; of an
-        Origin, its checkpoint, read as it says."""
+        """The stage, the last stage of the run folder `name`, the stage whose checkpoints are in
+        the folder `name` of a run folder, or the checkpoint `name`; of an Origin, its checkpoint,
+        read as it says."""
         if name not in self:
             checkpoint = Path(name.file if isinstance(name, Origin) else name)
-            run = None if isinstance(name, Origin) else self._file(checkpoint / "config.yaml")
+            stage = checkpoint.name if checkpoint.parent.name == "checkpoints" else None
+            folder = checkpoint if stage is None else checkpoint.parent.parent
+            run = None if isinstance(name, Origin) else self._file(folder / "config.yaml")
             if run is not None:
                 from avssl.train.weights import run_reference
 
-                self[name] = run_reference(run.parent)
+                self[name] = run_reference(run.parent, stage)
             elif (file := self._checkpoint(checkpoint)) is not None:
                 from avssl.weights.initial import foreign_reference
 

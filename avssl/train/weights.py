@@ -25,17 +25,23 @@ def stage_weights(run: Path, stage: str) -> dict[str, Tensor]:
     return load_file(intact(run, stage)[0] / MODEL)
 
 
-def run_reference(run: Path) -> Reference:
-    """The last stage of a run folder, for ``frozen_from: "runs/x:module"``.
+def run_reference(run: Path, stage: str | None = None) -> Reference:
+    """A stage of a run folder, for ``frozen_from: "runs/x/checkpoints/stage1:module"``; the last
+    one for ``"runs/x:module"``.
 
     Raises:
-        UserError: that stage was not trained yet.
+        UserError: the run has no such stage, or it was not trained yet.
     """
     from avssl.train.experiment import load_experiment
 
-    last = load_experiment(run / "config.yaml", shapes=False).instances[-1]
+    instances = load_experiment(run / "config.yaml", shapes=False).instances
+    found = [item for item in instances if stage in (item.name, None)]
+    if not found:
+        known = ", ".join(item.name for item in instances)
+        raise UserError(f"the run {run} has no stage {stage!r}: its stages are {known}")
+    last = found[-1]
     if not steps_saved(run / "checkpoints" / last.name):
         raise UserError(
-            f"the run {run} holds no checkpoint of its last stage, {last.name}: train it first"
+            f"the run {run} holds no checkpoint of its stage {last.name}: train it first"
         )
     return Reference(last.spec, lambda: stage_weights(run, last.name))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import avssl.train.clips
 from avssl.errors import run_tool
@@ -101,4 +102,24 @@ def test_a_teacher_whose_run_was_not_trained(
     graph = tmp_path / "configs" / "graphs" / "promoted.yaml"
     graph.write_text(graph.read_text().replace("previous.audio", f"{tmp_path / 'run'}:audio"))
     said = refused(path)
-    assert f"the run {tmp_path / 'run'} holds no checkpoint of its last stage, second" in said
+    assert f"the run {tmp_path / 'run'} holds no checkpoint of its stage second" in said
+
+
+def test_a_teacher_of_any_stage_of_a_run(
+    refused: Callable[..., str], tmp_path: Path, run: Callable[..., None]
+) -> None:
+    path, folder = tiny.write(tmp_path), tmp_path / "run"
+    run(path)
+    graph = tmp_path / "configs" / "graphs" / "promoted.yaml"
+    text = graph.read_text()
+    graph.write_text(text.replace("previous.audio", f"{folder}/checkpoints/first:audio"))
+    run(path, "stages.first=null", f"run={tmp_path / 'other'}")
+    found, name = tiny.weights(tmp_path / "other", "second"), "encoder.blocks.0.attn.qkv.weight"
+    teachers = {
+        stage: tiny.weights(folder, stage)[f"audio.{name}"] for stage in ("first", "second")
+    }
+    assert torch.equal(found[f"teacher.{name}"], teachers["first"])
+    assert not torch.equal(teachers["first"], teachers["second"])
+    graph.write_text(text.replace("previous.audio", f"{folder}/checkpoints/frist:audio"))
+    said = refused(path)
+    assert f"{folder} has no stage 'frist': its stages are first, second, second.2" in said
