@@ -30,9 +30,13 @@ class BatchNorm(_BatchNorm):
         exact = at_least_float32(x)
         mean, variance, count = _statistics(exact)
         self._remember(mean, variance, count)
-        scale = torch.rsqrt(variance + self.eps) * self.weight  # [C]
+        scale = torch.rsqrt(variance + self.eps)  # [C]
+        if self.affine:
+            scale = scale * self.weight
         shape = [1, -1] + [1] * (x.dim() - 2)
-        normed = (exact - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        normed = (exact - mean.view(shape)) * scale.view(shape)
+        if self.affine:
+            normed = normed + self.bias.view(shape)
         return normed.to(x.dtype)
 
     @torch.no_grad()

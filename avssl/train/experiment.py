@@ -19,7 +19,7 @@ from avssl.graph.check import check_spec, check_starts
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.schema import fill
-from avssl.graph.source import Document, Keys, Place, Problems, find_file, read_yaml
+from avssl.graph.source import Document, Place, Problems, find_file, read_yaml
 from avssl.graph.spec import GraphSpec, Origin, Reference
 from avssl.train.config import Experiment, ProbeConfig, StageConfig
 from avssl.train.inputs import check_inputs, check_teacher_cache
@@ -103,9 +103,9 @@ def read_experiment(
     document = read_yaml(path, problems)
     if document is None:
         return None
-    before = _used(document)
+    before = dict(_mapping(document.get(("stages",))))
     document.override(overrides, problems)
-    _leave_out(document, before)
+    _leave_out(document, before, overrides, problems)
     config = fill(Experiment, document, (), problems)
     instances = _read_stages(document, config, problems, shapes=shapes)
     data = fill(DataConfig, document, ("data",), Problems())  # mistakes inside were found above
@@ -119,32 +119,55 @@ def read_experiment(
     return LoadedExperiment(config, instances, path) if config is not None else None
 
 
-def _used(document: Document) -> dict[str, tuple[set[str], set[str]]]:
-    """Arguments and inputs of each stage's graph."""
-    used = {}
-    for stage in _mapping(document.get(("stages",))):
-        file = _graph_file(document, ("stages", stage, "graph"), Problems())
-        graph = None if file is None else read_yaml(file, Problems())
-        arguments, inputs = (
-            set() if graph is None else set(_mapping(graph.get((section,))))
-            for section in ("args", "inputs")
-        )
-        used[stage] = (arguments, inputs)
-    return used
+def _names(document: Document, stage: Any, section: str) -> set[str]:
+    """The names in a section of the graph of a stage; `stage` is its entry in the file."""
+    file = _graph_file(document, _mapping(stage).get("graph"))
+    graph = None if file is None else read_yaml(file, Problems())
+    return set() if graph is None else set(_mapping(graph.get((section,))))
 
 
-def _leave_out(document: Document, used: Mapping[str, tuple[set[str], set[str]]]) -> None:
-    """Take out the stages that an override has made null, and what they alone used."""
+def _leave_out(
+    document: Document, before: Mapping[str, Any], overrides: Sequence[str], problems: Problems
+) -> None:
+    """Take out the stages that overrides have made null, and what the file has for them alone:
+    arguments, probed towers and inputs.
+
+    before: the stages of the file without the overrides.
+    """
     stages = _mapping(document.get(("stages",)))
-    left = [name for name in stages if stages[name] is None]
-    for stage in left:
-        del stages[stage]
-    for number, path in ((0, ("args",)), (1, ("data", "inputs")), (1, ("probe", "towers"))):
-        kept = set().union(*(used[stage][number] for stage in stages if stage in used))
-        alone = set().union(*(used[stage][number] for stage in left if stage in used)) - kept
+    left = [name for name, stage in stages.items() if stage is None]
+    for name in left:
+        if name not in before:
+            problems.add(
+                document.key_place(("stages", name)),
+                f"there is no stage '{name}' to leave out.",
+                unknown=name,
+                known=before,
+            )
+        del stages[name]
+    if not left:
+        return
+
+    def alone(section: str) -> set[str]:
+        """Names in that section of graphs that are left out, and of no other."""
+        kept, gone = (
+            set().union(*(_names(document, stage, section) for stage in some))
+            for some in (stages.values(), [before.get(name) for name in left])
+        )
+        return gone - kept
+
+    modules, towers = alone("modules"), _mapping(document.get(("probe", "towers")))
+    probed = {name for name, tower in towers.items() if str(tower).partition(".")[0] not in modules}
+    unread = alone("inputs") - probed
+    for path, names in (
+        (("args",), alone("args")),
+        (("probe", "towers"), set(towers) - probed),
+        (("data", "inputs"), unread),
+    ):
         section = _mapping(document.get(path))
-        for name in alone & set(section):
-            del section[name]
+        for name in names & set(section):
+            if not any(item.startswith(".".join((*path, name))) for item in overrides):
+                del section[name]
 
 
 def _read_stages(
@@ -155,15 +178,17 @@ def _read_stages(
     run: list[tuple[Any, ...]] = []  # what was run on the meta device
     sound = True  # the dry run waits until a stage and those before it are right in themselves
     known = True  # every stage so far could be read, so that references to them can be looked up
-    declared = {stage: arguments for stage, (arguments, _) in _used(document).items()}
+    entries = _mapping(document.get(("stages",)))
+    declared = {name: _names(document, stage, "args") for name, stage in entries.items()}
     somewhere = set().union(*declared.values())
-    for stage, value in _mapping(document.get(("stages",))).items():
-        path: Keys = ("stages", stage, "graph")
-        file = _graph_file(document, path, problems)
+    for stage, value in entries.items():
+        name = _mapping(value).get("graph")
+        file, place = _graph_file(document, name), document.value_place(("stages", stage, "graph"))
         if file is None:
+            if isinstance(name, str):
+                _no_graph(document, name, place, problems)
             known = sound = False
             continue
-        place = document.value_place(path)
         own = _mapping(_mapping(value).get("args"))
         shared = {
             name: argument
@@ -173,8 +198,8 @@ def _read_stages(
         where = functools.partial(_argument_place, document, stage, own)
         settings = config.stages[stage] if config else StageConfig(str(file), steps=1)
         for number in range(settings.repeat):
-            folder = document.path.parent if document.path else Path.cwd()
-            before = _references([(item.name, item.spec, None) for item in instances], folder)
+            specs = [(item.name, item.spec, None) for item in instances]
+            before = _references(specs, _folder(document))
             references = before if known else None
             args = {**shared, **own}
             found = len(problems.found)
@@ -203,26 +228,28 @@ def _read_stages(
     return instances
 
 
-def _graph_file(document: Document, path: Keys, problems: Problems) -> Path | None:
+def _graph_file(document: Document, name: Any) -> Path | None:
     """The file that a stage names, if it is there."""
-    name = document.get(path)
-    if not isinstance(name, str):
-        return None
-    folder = document.path.parent if document.path else Path.cwd()
-    found = find_file(name, folder)
-    if found is None:
-        near = {
-            Path(name).with_name(other.name).as_posix()
-            for above in (folder.resolve(), *folder.resolve().parents)
-            for other in (above / name).parent.glob("*.yaml")
-        }
-        problems.add(
-            document.value_place(path),
-            f"there is no graph file '{name}' beside this file or in a folder above it.",
-            unknown=name,
-            known=near,
-        )
-    return found
+    return find_file(name, _folder(document)) if isinstance(name, str) else None
+
+
+def _no_graph(document: Document, name: str, place: Place, problems: Problems) -> None:
+    folder = _folder(document).resolve()
+    near = {
+        Path(name).with_name(other.name).as_posix()
+        for above in (folder, *folder.parents)
+        for other in (above / name).parent.glob("*.yaml")
+    }
+    problems.add(
+        place,
+        f"there is no graph file '{name}' beside this file or in a folder above it.",
+        unknown=name,
+        known=near,
+    )
+
+
+def _folder(document: Document) -> Path:
+    return document.path.parent if document.path else Path.cwd()
 
 
 def _argument_place(document: Document, stage: str, own: Mapping[str, Any], name: str) -> Place:

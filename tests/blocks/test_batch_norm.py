@@ -23,12 +23,13 @@ def test_it_is_that_of_pytorch_with_its_names(shape: tuple[int, ...]) -> None:
     assert torch.equal(ours.eval()(x), theirs.eval()(x))
 
 
+@pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("shape", [(7, 4), (7, 4, 5), (7, 4, 5, 6)])
 def test_the_form_for_many_ranks_is_the_same(
-    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], affine: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As two ranks with the same frames would compute it: the statistics stay."""
-    alone, many = BatchNorm(4), BatchNorm(4)
+    alone, many = BatchNorm(4, affine=affine), BatchNorm(4, affine=affine)
     x = torch.randn(shape) * 3 + 100  # a mean far from 0
     found = []
     for norm in (alone, many):
@@ -38,7 +39,7 @@ def test_the_form_for_many_ranks_is_the_same(
         y = x.clone().requires_grad_()
         out = norm(y)
         (out * torch.linspace(0, 1, out.numel()).view_as(out)).sum().backward()
-        found.append([out, y.grad, norm.running_mean, norm.weight.grad, norm.bias.grad])
+        found.append([out, y.grad, norm.running_mean, *(p.grad for p in norm.parameters())])
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
     n = x.numel() // 4
