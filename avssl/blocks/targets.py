@@ -38,7 +38,8 @@ class Patchify2d(_Patchify):
     Args:
         patch: rows and columns of a patch.
         normalize: none; patch subtracts each patch's mean and divides by sqrt(unbiased variance +
-            1e-6), as MAE; channel does so for each channel of it, as VideoMAE.
+            1e-6), as MAE; channel does so for each channel of it, by its deviation + 1e-6, as
+            VideoMAE.
 
     Example::
 
@@ -60,7 +61,8 @@ class Patchify3d(_Patchify):
     Args:
         patch: frames, rows and columns of a tubelet.
         normalize: none; patch subtracts each tubelet's mean and divides by sqrt(unbiased variance +
-            1e-6), as MAE; channel does so for each channel of it, as VideoMAE.
+            1e-6), as MAE; channel does so for each channel of it, by its deviation + 1e-6, as
+            VideoMAE.
 
     Example::
 

@@ -1,5 +1,5 @@
 """EMA teachers: after every step a teacher moves a little towards the module it copies (data2vec,
-RAVEn, MimCo)."""
+RAVEn, MoCo v3)."""
 
 from __future__ import annotations
 

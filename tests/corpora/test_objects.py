@@ -11,7 +11,14 @@ import pytest
 from avssl.data.corpora import ensure_corpus
 from avssl.data.corpora.cache import find_corpus
 from avssl.data.corpora.objects.motions import MOTIONS
-from avssl.data.corpora.objects.picture import FPS, FRAMES, SIZE, make_moving, make_picture
+from avssl.data.corpora.objects.picture import (
+    FPS,
+    FRAMES,
+    SIZE,
+    kind_and_motion,
+    make_moving,
+    make_picture,
+)
 from avssl.data.corpora.objects.silhouettes import SILHOUETTES
 from avssl.data.manifest import Manifest
 from avssl.data.media import read_pictures
@@ -23,11 +30,10 @@ def test_kinds_and_motions_are_balanced_and_independent() -> None:
     sizes = find_corpus("objects")[1]
     assert sizes == {"train": 4160, "val": 320, "test": 960}
     for split, count in sizes.items():
-        # from the numbers that make_moving takes; drawing 5,440 clips would take a minute
-        pairs = Counter((index % 16, index // 16 % 10) for index in range(count))
+        pairs = Counter(kind_and_motion(index) for index in range(count))
         assert len(pairs) == 160 and max(pairs.values()) - min(pairs.values()) == 0
         moving = make_moving(split, 16 * 7 + 3)
-        assert (moving.kind, moving.motion) == (list(SILHOUETTES)[3], list(MOTIONS)[7])
+        assert (moving.kind, moving.motion) == kind_and_motion(16 * 7 + 3) == ("bolt", "grow")
 
 
 def test_a_clip_is_a_function_of_seed_split_and_index() -> None:

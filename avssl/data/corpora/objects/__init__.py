@@ -6,8 +6,14 @@ from pathlib import Path
 
 from avssl.data.corpora.corpus import Corpus
 from avssl.data.corpora.files import clip_path, write_silent_clip
-from avssl.data.corpora.objects.motions import MOTIONS
-from avssl.data.corpora.objects.picture import FPS, FRAMES, SIZE, make_moving, make_picture
+from avssl.data.corpora.objects.picture import (
+    FPS,
+    FRAMES,
+    SIZE,
+    kind_and_motion,
+    make_moving,
+    make_picture,
+)
 from avssl.data.corpora.objects.silhouettes import SILHOUETTES
 from avssl.data.manifest import Clip
 
@@ -32,12 +38,12 @@ class Objects(Corpus):
         write_silent_clip(clip_path(root, split, index), frames, fps=FPS, quality=23)
 
     def row(self, root: Path, split: str, index: int, *, seed: int) -> Clip:
-        """Kind and motion take turns."""
+        """Of a clip that is there: its kind and motion follow from its number."""
         del seed
-        kinds, motions = list(SILHOUETTES), list(MOTIONS)
+        kind, motion = kind_and_motion(index)
         return Clip(
             path=clip_path(root, split, index).relative_to(root).as_posix(),
-            label=kinds[index % len(kinds)],
+            label=kind,
             split=split,
             reader="pyav",  # for pictures this small faster than decord, see data/probe.py
             has_video=True,
@@ -47,7 +53,7 @@ class Objects(Corpus):
             frames=FRAMES,
             width=SIZE,
             height=SIZE,
-            extra={"motion": motions[index // len(kinds) % len(motions)]},
+            extra={"motion": motion},
         )
 
     def sheet(self, path: Path, *, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Ten motions, each seen over time alone: a single picture of a clip does not tell them apart.
+"""Ten motions, seen over time alone: the middle picture of a clip does not tell them apart.
 
 A motion gives, for every picture of a clip, where the object is, how large and how it is turned.
 """

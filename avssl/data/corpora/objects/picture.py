@@ -43,7 +43,7 @@ class Thing:
             corners = (points @ matrix.T + place) * SIZE * _FINE
             brush.polygon([*map(tuple, corners)], fill=255 if adds else 0)
         cover = np.asarray(mask.reduce(_FINE), dtype=np.float32)[..., None] / 255
-        # its texture goes with it
+        # another part of its texture at each place: not glued to it, as light between leaves is
         top, left = (np.clip(np.round(24 - 24 * np.sin(3 * place[::-1])), 0, 48)).astype(int)
         canvas += cover * (self.texture[top : top + SIZE, left : left + SIZE] - canvas)
 
@@ -64,12 +64,16 @@ class Moving:
     seed: int
 
 
+def kind_and_motion(index: int) -> tuple[str, str]:
+    """Of the clip `index` of any split: kinds take turns, and so do motions, each with each."""
+    kinds, motions = list(SILHOUETTES), list(MOTIONS)
+    return kinds[index % len(kinds)], motions[index // len(kinds) % len(motions)]
+
+
 def make_moving(split: str, index: int, *, seed: int = 0) -> Moving:
-    """Clip `index` of `split`: a function of (seed, split, index) alone. Kinds take turns, and so
-    do motions, each kind with each motion."""
+    """Clip `index` of `split`: a function of (seed, split, index) alone."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index, 3])
-    kind = list(SILHOUETTES)[index % len(SILHOUETTES)]
-    motion = list(MOTIONS)[index // len(SILHOUETTES) % len(MOTIONS)]
+    kind, motion = kind_and_motion(index)
     back, front = _palette(rng, bright=False), _palette(rng, bright=True)
     clutter = [_clutter(rng) for _ in range(int(rng.integers(0, 3)))]
     behind = max(0, len(clutter) - int(rng.integers(2)))  # at most one is in front
@@ -125,7 +129,7 @@ def _shear(rng: np.random.Generator) -> np.ndarray:
 
 
 def _palette(rng: np.random.Generator, *, bright: bool) -> np.ndarray:
-    """Two shades of a colour, light for objects and dark for what is around: [2, 3] in 0 .. 255."""
+    """Two shades of a colour, light for objects and dark for backgrounds: [2, 3] in 0 .. 255."""
     hue, saturation = rng.uniform(), rng.uniform(0.0, 0.25)
     value = rng.uniform(0.75, 0.9) if bright else rng.uniform(0.15, 0.3)
     shades = (value, value + rng.uniform(0.02, 0.1 if bright else 0.05))

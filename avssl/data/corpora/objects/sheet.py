@@ -21,8 +21,8 @@ def contact_sheet(path: Path, *, seed: int = 0, stills: int = 6, shown: int = 6)
     kinds = len(SILHOUETTES)
     figure, axes = pyplot.subplots(kinds, 2, figsize=(14, 1.18 * kinds))
     for label, (left, right) in enumerate(axes):
-        clips = [make_moving("train", label + kinds * k, seed=seed) for k in range(stills + 1)]
-        left.imshow(np.concatenate([make_picture(clip)[0] for clip in clips[1:]], axis=1))
+        clips = [make_moving("train", label + kinds * k, seed=seed) for k in range(1, stills + 1)]
+        left.imshow(np.concatenate([make_picture(clip)[0] for clip in clips], axis=1))
         moving = make_moving("train", label + kinds * (1 + label % 9), seed=seed)
         times = np.linspace(0, FRAMES - 1, shown).round().astype(int)
         right.imshow(np.concatenate(list(make_picture(moving)[times]), axis=1))
