@@ -64,7 +64,7 @@ def mvd(**args: Any) -> Graph:
 
 
 def mocov3(**args: Any) -> Graph:
-    return tiny("mocov3", hidden=24, embedding=16, **args)
+    return tiny("mocov3", **{"hidden": 24, "embedding": 16, **args})
 
 
 def mimco(**args: Any) -> Graph:

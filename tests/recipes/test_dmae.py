@@ -10,7 +10,7 @@ from avssl.graph.dryrun import dry_run
 from avssl.graph.graph import Graph
 from avssl.graph.source import Problems
 from avssl.losses.features import AlignFeatures
-from tests.recipes.students import count, dmae, image, mae, paper_size
+from tests.recipes.students import DECODER, count, dmae, image, mae, paper_size, tiny
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,40 @@ def calls(graph: Graph, batch: dict[str, Tensor]) -> list[int]:
 
 def test_the_teacher_runs_up_to_the_aligned_block_alone() -> None:
     assert calls(dmae(), {"image": image()}) == [1, 1, 1, 0]
+
+
+def test_a_teacher_cut_off_behind_its_block_gives_the_same_losses() -> None:
+    """As one of 3 blocks in place of 4; and those of the whole teacher, whose blocks all run."""
+    whole = dmae().eval()
+    short = mae(width=48, depth=3, heads=3)
+    cut = tiny("dmae", {"previous": short}, **DECODER, tap=2, teacher_width=48).eval()
+    state = whole.state_dict()
+    cut.load_state_dict({name: state[name] for name in cut.state_dict()})
+    losses = []
+    for graph in (whole, cut):
+        torch.manual_seed(0)
+        losses.append(graph({"image": image()}))
+    assert torch.equal(losses[0]["alignment"], losses[1]["alignment"])
+    assert torch.equal(losses[0]["pixels"], losses[1]["pixels"])
+    torch.manual_seed(0)
+    found = whole({"image": image()}, ["t.tokens", "t.tap", "p", "alignment"])
+    assert found["t.tokens"].shape == found["t.tap"].shape
+    again = whole.get_submodule("align")(found["p"], found["t.tap"])
+    assert torch.equal(again, losses[0]["alignment"])
+
+
+def test_no_gradient_passes_the_teacher_to_its_picture() -> None:
+    """The picture's gradient is that towards a target which is a mere number."""
+    graph, x = dmae().eval(), image().requires_grad_()
+    found = graph({"image": x}, ["alignment", "t.tap", "p"])
+    assert not found["t.tap"].requires_grad
+    (whole,) = torch.autograd.grad(found["alignment"], x, retain_graph=True)
+    target = found["t.tap"].clone().requires_grad_()
+    alone = graph.get_submodule("align")(found["p"], target)
+    (by_student,) = torch.autograd.grad(alone, x, retain_graph=True)
+    assert whole.any() and torch.equal(whole, by_student)
+    (none,) = torch.autograd.grad(alone, target, allow_unused=True)
+    assert none is None
 
 
 def test_a_partial_teacher_costs_its_share_of_a_whole_one() -> None:

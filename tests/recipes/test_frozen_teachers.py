@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from avssl.graph.graph import Graph
 from avssl.train.config import TrainConfig
 from avssl.train.precision import teacher_dtype
+from tests.recipes.ranks import Job, Run
 from tests.recipes.students import clip, dmae, image, mimco, mvd
 
 METHODS: dict[str, tuple[Callable[[], Graph], str, Callable[[], Tensor]]] = {
@@ -82,6 +83,50 @@ def test_a_teacher_runs_once_per_step_also_where_activations_are_computed_anew(n
         block.register_forward_hook(count(teacher))
     sum(graph(batch).values()).backward()
     assert set(runs.values()) == {1}
+
+
+def two_steps(graph: Graph, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
+    """The state before two steps of training, and the names of what moved in them."""
+    run = Run(Job(lambda: graph, lambda *_: batch, {}), "single")
+    before = {name: item.clone() for name, item in graph.state_dict().items()}
+    for step in range(2):
+        run.step(step, of=2)
+    after = graph.state_dict()
+    assert set(after) == set(before)
+    return before, {name for name in after if not torch.equal(after[name], before[name])}
+
+
+@method
+def test_teachers_are_bit_identical_after_two_steps_in_which_the_student_moves(name: str) -> None:
+    graph, batch, teachers = made(name)
+    before, moved = two_steps(graph, batch)
+    mine = {key for key in before if key.split(".")[0] in teachers}
+    assert any(key.endswith("positions.table") for key in mine)  # buffers, too
+    assert not moved & mine
+    trained = {key for key, parameter in graph.named_parameters() if parameter.requires_grad}
+    assert trained <= moved
+    assert all(".running_" in key or ".num_batches" in key for key in moved - trained)
+
+
+def test_the_statistics_of_a_frozen_batch_norm_stay() -> None:
+    projector = {"type": "projector", "width": 8, "hidden": 6, "out": 4}
+    structure = {
+        "inputs": {"x": ["B", 8]},
+        "modules": {
+            "student": projector,
+            "teacher": {**projector, "freeze": True},
+            "match": {"type": "match_vectors", "kind": "mse"},
+        },
+        "nodes": {
+            "s": {"call": "student", "in": {"x": "batch.x"}},
+            "t": {"call": "teacher", "in": {"x": "batch.x"}},
+        },
+        "losses": {"match": {"call": "match", "in": {"prediction": "s", "target": "t"}}},
+    }
+    before, moved = two_steps(Graph.from_dict(structure).train(), {"x": torch.randn(16, 8) + 3})
+    assert sum("running" in name for name in before) == 2 * 6
+    assert sum("running" in name for name in moved) == 6
+    assert all(name.startswith("student.") for name in moved)
 
 
 def test_nothing_is_kept_of_a_frozen_module_that_reads_the_batch() -> None:

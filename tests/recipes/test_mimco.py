@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from avssl.blocks.masks import RandomMask
 from avssl.losses.contrast import InfoNce
 from avssl.losses.features import MatchTokens, MatchVectors
 from avssl.train.teachers import update_teachers
@@ -30,8 +30,8 @@ def test_sizes_are_those_of_the_paper(width: int, encoder: float, projector: flo
 
 
 def test_squares_of_32_pixels_are_hidden() -> None:
-    mask = RandomMask(ratio=0.6, patch=[1, 16, 16], cell=[1, 32, 32])
-    found = mask(torch.empty(4, 3, 1, 224, 224))["mask"]
+    graph = paper_size("mimco", {"previous": paper_size("mocov3", width=384, depth=1)})
+    found = graph.get_submodule("mask")(torch.empty(4, 3, 1, 224, 224))["mask"]
     assert found.sum(1).tolist() == [120] * 4
     squares = found.view(4, 7, 2, 7, 2).transpose(2, 3).flatten(3)  # [4, 7, 7, 4]
     assert (squares == squares[..., :1]).all() and squares[..., 0].flatten(1).sum(1).eq(30).all()
@@ -118,6 +118,36 @@ def test_mocov3_starts_where_unrelated_vectors_do() -> None:
     assert loss.item() == pytest.approx(2 * 0.2 * math.log(512), rel=0.03)
     plain = InfoNce(temperature=0.2)(a, b)
     torch.testing.assert_close(loss, 0.4 * plain)
+
+
+def views(rows: int) -> dict[str, Tensor]:
+    """Two crops that have nothing in common."""
+    torch.manual_seed(5)
+    return {f"view{number}": torch.randn(rows, 3, 1, 32, 32) for number in (1, 2)}
+
+
+def test_mocov3_contrasts_each_query_with_the_keys_of_the_other_crop() -> None:
+    graph = mocov3()
+    for name in ("teacher_image", "teacher_projector"):  # so that no key is what its query was
+        for parameter in graph.get_submodule(name).parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    names = ["first", "second", "q1", "q2", "k1", "k2"]
+    first, second, q1, q2, k1, k2 = graph(views(6), names).values()
+    assert not k1.requires_grad and not k2.requires_grad
+    for found, query, key in ((first, q1, k2), (second, q2, k1)):
+        cosines = F.normalize(query, dim=1) @ F.normalize(key, dim=1).T
+        expected = 2 * 0.2 * F.cross_entropy(cosines / 0.2, torch.arange(6))
+        torch.testing.assert_close(found, expected)
+    losses = graph(views(6))
+    assert set(losses) == {"first", "second"}
+    assert all(graph.losses[name].weight(0.0) == 1.0 for name in losses)
+
+
+def test_mocov3_of_unrelated_vectors_starts_at_the_logarithm_of_the_batch() -> None:
+    losses = mocov3(embedding=256, hidden=256)(views(128))
+    total = sum(losses.values())
+    assert isinstance(total, Tensor)
+    assert total.item() == pytest.approx(2 * 2 * 0.2 * math.log(128), rel=0.05)
 
 
 def test_mocov3_momentum_rises_to_1_and_teachers_follow() -> None:

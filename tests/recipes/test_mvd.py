@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from avssl.blocks.masks import RandomMask
 from avssl.errors import ConfigError
+from avssl.graph.graph import Graph
 from avssl.losses.reconstruction import TokenRegression
 from avssl.train.experiment import load_experiment
 from tests.recipes.students import CONFIGS, clip, count, mvd, paper_size, videomae
@@ -58,17 +59,27 @@ def test_sizes_are_those_of_the_paper(
     assert (tower + sum(branches)) / 1e6 == pytest.approx(total, abs=0.011)
 
 
-def test_tubes_hide_the_same_places_in_all_frames() -> None:
-    mask = RandomMask(ratio=0.9, patch=[2, 16, 16], cell=[0, 16, 16], kept="ceil")
-    found = mask(torch.empty(3, 3, 16, 224, 224))
+def of_base_size(**args: float) -> Graph:
+    """MVD's graph on the meta device, with teachers of one block."""
+    teachers = {name: paper_size(name, depth=1) for name in ("mae", "videomae")}
+    teachers = {"image_teacher": teachers["mae"], "video_teacher": teachers["videomae"]}
+    return paper_size("mvd", teachers, **args)
+
+
+@pytest.mark.parametrize("name", ["mvd", "videomae"])
+def test_tubes_hide_the_same_places_in_all_frames(name: str) -> None:
+    graph = of_base_size() if name == "mvd" else paper_size("videomae")
+    found = graph.get_submodule("mask")(torch.empty(3, 3, 16, 224, 224))
     assert found["keep"].shape == (3, 160) and found["mask"].sum(1).tolist() == [1408] * 3
     places = found["mask"].unflatten(1, (8, 196))
     assert (places == places[:, :1]).all() and len(places[:, 0].unique(dim=0)) == 3
-    gathered = found["mask"].gather(1, found["keep"])
-    assert not gathered.any()
-    order = torch.cat([found["keep"], (found["mask"] > 0).nonzero()[:, 1].unflatten(0, (3, -1))], 1)
-    assert (order.sort(1).values == torch.arange(1568)).all()
-    assert (found["keep"].gather(1, found["restore"].clamp(max=159))[found["mask"] == 0]).tolist()
+    seen = (found["mask"] == 0).nonzero()[:, 1].view(3, 160)
+    assert torch.equal(found["keep"].sort(1).values, seen)
+    # each place of the clip finds its own token among those that are seen, or one behind them
+    own = found["keep"].gather(1, found["restore"].clamp(max=159))
+    assert torch.equal(own[found["mask"] == 0].view(3, 160), seen)
+    assert (found["restore"][found["mask"] == 1] >= 160).all()
+    assert torch.equal(found["restore"].sort(1).values, torch.arange(1568).expand(3, -1))
 
 
 def test_predictions_and_targets_have_a_place_for_each_tubelet() -> None:
@@ -77,6 +88,50 @@ def test_predictions_and_targets_have_a_place_for_each_tubelet() -> None:
     found = graph(batch, ["ih", "vh", "it", "vt", "m.mask"])
     assert {tuple(found[name].shape) for name in ("ih", "vh", "it", "vt")} == {(2, 32, 32)}
     assert found["m.mask"].sum(1).tolist() == [22, 22]  # 11 of 16 places in two pairs of frames
+
+
+@pytest.mark.parametrize("branch", ["image", "video"])
+def test_predictions_come_in_the_order_in_which_the_mask_selects(branch: str) -> None:
+    """What a boolean mask takes of them is made, row by row, of the mask token and the positions of
+    the hidden places in ascending order, where the decoder's blocks pass on what they are given."""
+    graph, x = mvd().eval(), clip()
+    decoder, head = (graph.get_submodule(f"{branch}_{part}") for part in ("decoder", "head"))
+    for block in decoder.get_submodule("decoder.blocks").children():
+        for part in ("attn.proj", "mlp.fc2"):
+            for parameter in block.get_submodule(part).parameters():
+                torch.nn.init.zeros_(parameter)
+    token = torch.nn.init.normal_(decoder.get_submodule("fill").get_parameter("mask_token"))
+    table = decoder.get_submodule("positions").get_buffer("table")[0]  # [N, D]
+    names = [f"{branch[0]}h", "m.mask", "m.keep", "v.tokens"]
+    predictions, mask, keep, tokens = graph({"video": x}, names).values()
+
+    def made(x: Tensor) -> Tensor:
+        return head(decoder.get_submodule("norm")(x))
+
+    for row in range(2):
+        hidden = mask[row].nonzero().flatten()
+        expected = made(token[0, 0] + table[hidden])
+        torch.testing.assert_close(predictions[row][mask[row].bool()], expected)
+        seen = decoder.get_submodule("embed")(tokens[row]) + table[keep[row]]
+        torch.testing.assert_close(predictions[row][keep[row]], made(seen))
+
+
+def test_the_position_of_a_hidden_place_is_that_of_its_own_row_alone() -> None:
+    graph, x = mvd().eval(), clip(1)
+    given: list[Tensor] = []
+    decoder = graph.get_submodule("video_decoder")
+    blocks = decoder.get_submodule("decoder")
+    blocks.register_forward_pre_hook(lambda _, inputs, named: given.append(named["x"]),
+                                     with_kwargs=True)  # fmt: skip
+    table = decoder.get_submodule("positions").get_buffer("table")
+    torch.manual_seed(0)
+    before = graph({"video": x}, ["m.mask", "vh"])
+    hidden = before["m.mask"][0].nonzero().flatten()[3]
+    table[0, hidden] += 1
+    torch.manual_seed(0)
+    graph({"video": x}, ["vh"])
+    moved = (given[0] != given[1])[0].any(1)
+    assert moved.nonzero().flatten().tolist() == [hidden]
 
 
 def test_the_image_teacher_sees_the_first_picture_of_a_tubelet_and_the_video_teacher_all() -> None:
