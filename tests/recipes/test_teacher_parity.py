@@ -11,8 +11,8 @@ from transformers import VideoMAEConfig, VideoMAEModel, ViTMAEConfig, ViTMAEMode
 
 from avssl.graph.graph import Graph
 from avssl.train.experiment import References
+from tests.recipes.released import released_mocov3, released_videomae
 from tests.recipes.students import CONFIGS, count, paper_size
-from tests.recipes.test_paper_teachers import released_mocov3, released_videomae
 from tests.weights.plain import code_2d, layers, picture_positions, randomise, save, worst
 
 CLOSE = 1e-4
