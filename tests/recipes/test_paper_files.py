@@ -35,6 +35,7 @@ class Paper:
         lr: at batch 256, and at the last step of the whole batch.
         length: batch, epochs and epochs of warm-up.
         decay: weight decay, and the second beta of AdamW.
+        decayed: which parameters.
         inputs: how the inputs are made.
         mask: of the student.
         sizes: module -> depth, width and heads.
@@ -47,6 +48,7 @@ class Paper:
     inputs: dict[str, dict[str, Any]]
     mask: dict[str, Any] | None
     sizes: dict[str, Sizes]
+    decayed: str = "matrices"
     clip: float | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -79,7 +81,7 @@ PAPERS = {
         (1.5e-4, 0.0), (4096, 300, 40), (0.1, 0.999),
         {"view1": {**VIEW, "blur": 1.0, "solarise": 0.0},
          "view2": {**VIEW, "blur": 0.1, "solarise": 0.2}},
-        None, {"image": (12, 384, 12), "teacher_image": (12, 384, 12)},
+        None, {"image": (12, 384, 12), "teacher_image": (12, 384, 12)}, decayed="all",
         arguments={"temperature": 0.2, "momentum": 0.99, "hidden": 4096, "embedding": 256,
                    "stem_trained": False},
     ),
@@ -147,7 +149,7 @@ def test_files_have_the_numbers_of_their_papers(name: str, tmp_path: Path) -> No
     assert peak_lr(train, batch) == pytest.approx(rate * batch / 256)
     assert train.min_lr == pytest.approx(last)
     assert (train.weight_decay, train.betas) == (paper.decay[0], [0.9, paper.decay[1]])
-    assert (train.decayed, train.eps, train.clip) == ("matrices", 1e-8, paper.clip)
+    assert (train.decayed, train.eps, train.clip) == (paper.decayed, 1e-8, paper.clip)
     assert set(config.data.inputs) == set(paper.inputs)
     for key, wanted in paper.inputs.items():
         recipe = config.data.inputs[key]
