@@ -6,9 +6,10 @@ from pathlib import Path
 
 from avssl.data.corpora.corpus import Corpus
 from avssl.data.corpora.files import clip_path, write_clip
-from avssl.data.corpora.scenes.picture import SIZE, make_picture
+from avssl.data.corpora.scenes.picture import make_picture
 from avssl.data.corpora.scenes.scene import CLASSES, FPS, FRAMES, SECONDS, make_scene, pitch
 from avssl.data.corpora.scenes.sound import make_sound
+from avssl.data.corpora.scenes.stage import SIZE
 from avssl.data.manifest import Clip
 
 
