@@ -197,7 +197,7 @@ def _decord(what: str) -> Iterator[None]:
     """Around calls of decord alone, whose several error classes all mean that the file is bad."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # DECORDError, RuntimeError and others
         raise MediaError(f"{what} ({_first_line(error)})") from None
 
 

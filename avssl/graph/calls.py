@@ -89,7 +89,7 @@ def execute_located(
     for call in calls:
         try:
             execute((call,), modules, values, teacher_dtype)
-        except Exception as error:
+        except Exception as error:  # it goes on, with a note
             note = f"in node '{call.name}' ({call.place}), which calls '{call.module}'"
             error.__notes__ = [*getattr(error, "__notes__", []), note]  # add_note is Python 3.11
             raise

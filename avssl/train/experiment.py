@@ -158,15 +158,16 @@ def _leave_out(
 
     modules, towers = alone("modules"), _mapping(document.get(("probe", "towers")))
     probed = {name for name, tower in towers.items() if str(tower).partition(".")[0] not in modules}
-    unread = alone("inputs") - probed
+    given = [f"{item.partition('=')[0]}." for item in overrides]
     for path, names in (
         (("args",), alone("args")),
         (("probe", "towers"), set(towers) - probed),
-        (("data", "inputs"), unread),
+        (("data", "inputs"), alone("inputs") - probed),
     ):
         section = _mapping(document.get(path))
         for name in names & set(section):
-            if not any(item.startswith(".".join((*path, name))) for item in overrides):
+            own = ".".join((*path, name, ""))
+            if not any(item.startswith(own) or own.startswith(item) for item in given):
                 del section[name]
 
 
@@ -182,11 +183,14 @@ def _read_stages(
     declared = {name: _names(document, stage, "args") for name, stage in entries.items()}
     somewhere = set().union(*declared.values())
     for stage, value in entries.items():
-        name = _mapping(value).get("graph")
-        file, place = _graph_file(document, name), document.value_place(("stages", stage, "graph"))
+        named, place = (
+            _mapping(value).get("graph"),
+            document.value_place(("stages", stage, "graph")),
+        )
+        file = _graph_file(document, named)
         if file is None:
-            if isinstance(name, str):
-                _no_graph(document, name, place, problems)
+            if isinstance(named, str):
+                _no_graph(document, named, place, problems)
             known = sound = False
             continue
         own = _mapping(_mapping(value).get("args"))

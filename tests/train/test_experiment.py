@@ -142,3 +142,7 @@ def test_what_only_a_stage_that_is_left_out_uses_goes_with_it() -> None:
         tiny.CONFIGS / "mvd.yaml", ["stages.student=null", "stages.video_teacher=null"]
     ).config
     assert set(image.data.inputs) == set(image.probe.towers) == {"image"}
+    with pytest.raises(ConfigError) as error:  # `mask_patch` of the file goes, what is given stays
+        load_experiment(path, ["stages.student=null", "args.mask_patches=3"])
+    assert "has no argument 'mask_patches'" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
