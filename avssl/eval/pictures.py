@@ -83,19 +83,21 @@ def video_picture(
     frames: int = 8,
 ) -> None:
     """Frames [B, 3, T, H, W], normalised with mean and std: for each clip a strip of frames of the
-    input, of what the encoder sees and of the reconstruction, in three rows."""
+    input, of what the encoder sees and of the reconstruction, in three rows. Clips of one frame are
+    a strip together."""
+    still = input.shape[2] == 1
     count = min(frames, input.shape[2])
     times = torch.linspace(0, input.shape[2] - 1, count).round().long()
-    offset, factor = (torch.tensor(list(x)).view(3, 1, 1, 1) for x in (mean, std))
+    offset, factor = (torch.tensor(list(x)).view(1, 3, 1, 1, 1) for x in (mean, std))
+    chosen = torch.arange(min(frames if still else clips, len(input)))
     rows = []
-    for i in range(min(clips, len(input))):
+    for strip in [chosen] if still else chosen.split(1):
         for values in (input, masked, shown):
-            pixels = values[i].float().cpu()[:, times] * factor + offset  # [3, T, H, W]
-            pixels = pixels.nan_to_num(HIDDEN).clamp(0, 1).permute(1, 2, 3, 0)
-            rows.append(list(pixels.numpy()))
-    rows = [[_enlarge(image) for image in row] for row in rows]
+            pixels = values[strip][:, :, times].float().cpu() * factor + offset  # [b, 3, T, H, W]
+            pixels = pixels.nan_to_num(HIDDEN).clamp(0, 1).permute(0, 2, 3, 4, 1).flatten(0, 1)
+            rows.append([_enlarge(image) for image in pixels.numpy()])
     names = ["input", "visible", "rebuilt"] * (len(rows) // 3)
-    _save_sheet(path, rows, title=title, labels=names, groups=3, x="time")
+    _save_sheet(path, rows, title=title, labels=names, groups=3, x="" if still else "time")
 
 
 def similarity_picture(path: Path, features: Features, *, title: str = "") -> None:
@@ -162,7 +164,8 @@ def _save_sheet(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(f"{x} →", fontsize=9)
+    if x:
+        axes.set_xlabel(f"{x} →", fontsize=9)
     if y:
         axes.set_ylabel(f"{y} →", fontsize=9)
     for i, name in enumerate(columns):

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from avssl.train.experiment import Instance, LoadedExperiment
     from avssl.train.loop import Session
 
+DRAWN = 8  # clips of val whose reconstructions are drawn, or as many of them as a picture holds
+
 
 def splits(experiment: LoadedExperiment) -> list[str]:
     """Splits that probes and pictures of a run read, besides train."""
@@ -76,9 +78,9 @@ def _draw_reconstructions(session: Session, graph: Graph, folder: Path) -> None:
     entries = {name: entry for name, entry in graph.log.items() if entry.picture is not None}
     if not entries:
         return
-    first = next(iter(session.clips.split("val", clips=4, inputs=graph.inputs)))
+    first = next(iter(session.clips.split("val", clips=DRAWN, inputs=graph.inputs)))
     batch = {
-        name: first[name][:4].to(session.world.device) for name in graph.inputs if name in first
+        name: first[name][:DRAWN].to(session.world.device) for name in graph.inputs if name in first
     }
     keys = sorted({source.key for entry in entries.values() for source in entry.sources.values()})
     torch.manual_seed(0)

@@ -76,6 +76,16 @@ def test_pictures_are_written(tmp_path: Path) -> None:
     assert not_blank(path)
 
 
+def test_stills_stand_side_by_side(tmp_path: Path) -> None:
+    """Five pictures of one frame are one strip as wide as five frames of a clip, title and all."""
+    stills, clip = torch.randn(5, 3, 1, 32, 32), torch.randn(1, 3, 5, 32, 32)
+    wide, tall = tmp_path / "stills.png", tmp_path / "clip.png"
+    pictures.video_picture(wide, stills, stills, stills, title="picture", mean=MEAN, std=STD)
+    pictures.video_picture(tall, clip, clip, clip, title="clip", mean=MEAN, std=STD)
+    assert not_blank(wide)
+    assert matplotlib.image.imread(wide).shape == matplotlib.image.imread(tall).shape
+
+
 def test_curves_follow_stages(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     rows = []
