@@ -50,17 +50,19 @@ def sheets(models: Mapping[str, Evaluation]) -> list[Sheet]:
     """The final tables: retrieval in the subset and among all test clips, then the probes.
 
     models: row name ("untrained", "stage1", "stage2.2", ...) -> figures, on the same test split.
+    What only untrained rows have is left out: towers of different stages have nothing in common.
     """
     first = next(iter(models.values()))
+    trained = [m for name, m in models.items() if not name.startswith("untrained")] or [first]
     made = []
-    if first.retrieval:
+    if any(model.retrieval for model in trained):
         subset = next(iter(first.retrieval_subset.values())).clips
         if subset < first.clips:
             title = f"Retrieval among {subset} test clips (a fixed draw)"
             made.append(_retrieval(title, {n: m.retrieval_subset for n, m in models.items()}))
         title = f"Retrieval among all {first.clips} test clips"
         made.append(_retrieval(title, {n: m.retrieval for n, m in models.items()}))
-    made.append(_probes(models, first))
+    made.append(_probes(models, first, trained))
     return made
 
 
@@ -160,25 +162,27 @@ def _recalls(found: Retrieval | None) -> list[str]:
     return [_percent(found.r1), _percent(found.r5), f"{found.median_rank:g}"]
 
 
-def _probes(models: Mapping[str, Evaluation], first: Evaluation) -> Sheet:
+def _probes(
+    models: Mapping[str, Evaluation], first: Evaluation, trained: Sequence[Evaluation]
+) -> Sheet:
+    subjects = [name for name in first.linear if any(name in m.linear for m in trained)]
     columns = ["model"]
-    columns += [f"linear {name}" for name in first.linear]
-    columns += [f"kNN {name}" for name in first.knn]
+    columns += [f"linear {name}" for name in subjects]
+    columns += [f"kNN {name}" for name in subjects]
     columns += [f"RankMe {name}" for name in first.rankme]
     rows = []
     for name, model in models.items():
         shares = [
             _percent(found[subject]) if subject in found else "-"
-            for known, found in ((first.linear, model.linear), (first.knn, model.knn))
-            for subject in known
+            for found in (model.linear, model.knn)
+            for subject in subjects
         ]
         ranks = [f"{model.rankme[x]:.1f}" if x in model.rankme else "-" for x in first.rankme]
         rows.append([name, *shares, *ranks])
-    if not first.linear:
+    if not subjects:
         return Sheet("Effective rank of the test features", columns, rows)
     always = _percent(first.majority)
-    accuracies = len(first.linear) + len(first.knn)
-    rows.append(["most frequent class", *[always] * accuracies, *["-"] * len(first.rankme)])
+    rows.append(["most frequent class", *[always] * 2 * len(subjects), *["-"] * len(first.rankme)])
     title = (
         f"Accuracy over {first.classes} classes: fitted to {first.train_clips} train clips, "
         f"scored on {first.clips} test clips; effective rank of the test features"

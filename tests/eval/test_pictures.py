@@ -1,6 +1,7 @@
 """Reconstructions are right to the pixel, and every picture and report is written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -9,7 +10,7 @@ import torch
 
 from avssl.eval import curves, pictures, report
 from avssl.eval.features import Features
-from avssl.eval.probes import evaluate
+from avssl.eval.probes import Evaluation, evaluate
 from avssl.ops.patches import Normalize, patchify, unpatchify
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -140,3 +141,21 @@ def test_report_and_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         "Seed 3, on 2 CPU cores" in text and "| stage1 | a.yaml | 20 | 320 | 1.5 | 1.50 M |" in text
     )
     assert "/home" not in text and "/tmp" not in text and "/x/" not in text
+
+
+def test_tables_without_what_untrained_towers_alone_have(tmp_path: Path) -> None:
+    """Stages with one tower each: no retrieval, and no column of both side by side."""
+
+    def of(*towers: str) -> Evaluation:
+        fit, score = features(60, 500), features(40)
+        own = [replace(x, vectors={name: x[name] for name in towers}) for x in (fit, score)]
+        return evaluate(*own)
+
+    a, b = features(1).vectors
+    report.write_results(tmp_path, {"untrained": of(a, b), "first": of(a), "second": of(b)})
+    text = (tmp_path / "results.md").read_text()
+    assert "Retrieval" not in text and "both" not in text
+    assert f"| model | linear {a} | linear {b} | kNN {a} |" in text
+    assert "| second | - |" in text
+    report.write_results(tmp_path, {"untrained": of(a, b), "first": of(a), "both": of(a, b)})
+    assert "Retrieval" in (tmp_path / "results.md").read_text()
