@@ -105,6 +105,7 @@ class TargetNorm(nn.Module):
         if not floor > 0:
             raise UserError(f"floor={floor} must be above 0")
         self.kind, self.floor = kind, floor
+        self.mixes_clips = kind == "whiten"  # so that the values in front of it are cached
 
     def forward(self, x: Tensor, frames: Tensor | None = None) -> Tensor:
         """x: [B, N, D], zeros in padding; frames: int64 [V], of `instance` and `whiten` alone.

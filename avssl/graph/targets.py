@@ -75,7 +75,8 @@ def _shapes(spec: GraphSpec, batch: int) -> dict[str, tuple[int, ...]]:
             )
         with _Draws() as draws, torch.no_grad():
             execute((call,), graph._modules, values)
-        same = call.frozen or not (draws.any or _holds(graph.get_submodule(call.module)))
+        module = graph.get_submodule(call.module)
+        same = call.frozen or not (draws.any or _holds(module) or _mixes(module))
         if moving or not same or call.name in spec.losses:
             read = [key for key in sources if key in taught]
             targets |= {key: tuple(values[key].shape) for key in read}
@@ -95,6 +96,11 @@ def _shapes(spec: GraphSpec, batch: int) -> dict[str, tuple[int, ...]]:
 def _holds(module: nn.Module) -> bool:
     """Whether a module has weights, or statistics of batches."""
     return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
+
+
+def _mixes(module: nn.Module) -> bool:
+    """Whether what a module makes of a clip hangs on the other clips of the batch."""
+    return any(getattr(part, "mixes_clips", False) for part in module.modules())
 
 
 class _Draws(TorchDispatchMode):

@@ -242,6 +242,11 @@ def test_what_is_kept_is_what_losses_read_of_teachers() -> None:
     assert settled_targets(mimco().spec) == {"tp.tokens": (16, 32), "tv.pooled": (32,)}
 
 
+def test_what_hangs_on_the_other_clips_of_a_batch_is_not_kept_but_what_it_reads() -> None:
+    kept = settled_targets(mvd(target_norm="whiten").spec)
+    assert kept == {"ij.tokens": (32, 32), "tv.tap": (32, 32)}
+
+
 def test_teachers_do_not_run_where_their_targets_are_given() -> None:
     graph, batch = mvd().train(), {"video": clip()}
     targets = graph(batch, list(settled_targets(graph.spec)))
