@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from avssl.data.dataset import ClipDataset
@@ -21,6 +23,7 @@ from avssl.eval.sides import refuse_both_sides, rows_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+    from pathlib import Path
 
     from avssl.data.config import DataConfig
     from avssl.data.manifest import Manifest
@@ -89,6 +92,23 @@ class Clips:
         alike = one.batch == own.batch and len(one.parts) == len(own.parts)
         return found if alike else f"{found} in batches for {world} processes"
 
+    @cached_property
+    def file_sizes(self) -> str:
+        """Bytes of the train clips' files, and a checksum of each one's: "31,415 (5c1d9a0b)".
+
+        Of a shard's member it is its own, and a wav beside a clip counts, too. Unlike times of
+        change, sizes are those of any copy.
+        """
+        dataset = self._dataset("train", training=True)
+        sizes = []
+        for clip in dataset.clips:
+            member = clip.tar_bytes
+            sizes.append(_size(dataset.root / clip.path) if member is None else member)
+            if clip.wav:
+                sizes.append(_size(dataset.root / clip.wav))
+        digest = hashlib.sha256(" ".join(map(str, sizes)).encode())
+        return f"{sum(size or 0 for size in sizes):,} ({digest.hexdigest()[:8]})"
+
     @property
     def train_rows(self) -> list[int]:
         """Rows of the manifest that hold the train clips: `clip` of a batch is one of them."""
@@ -142,6 +162,14 @@ class Clips:
                 self.manifest, self.config, split=split, training=training
             )
         return self.splits[key]
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none, which is for the loader to tell."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
 
 
 def open_clips(config: DataConfig, world: World) -> Clips:

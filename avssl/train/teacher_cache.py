@@ -190,6 +190,7 @@ def _made_of(
         "train": {"teacher_precision": "bf16" if lower else "fp32"},
         "data": {
             "train clips": clips.fingerprint,
+            "bytes of their files": clips.file_sizes,
             "window": data.window,
             "inputs": {name: asdict(data.inputs[name]) for name in _inputs(spec, targets)},
         },

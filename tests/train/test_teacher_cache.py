@@ -125,11 +125,23 @@ def test_targets_of_another_graph_are_refused(path: Path, tmp_path: Path, run: R
         run(path, *again(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("what", "now", "said"),
+    [
+        ("fingerprint", "64 (others)", r"data\.train clips is 64 \(tiny\) there and 64 \(others\)"),
+        ("file_sizes", "9 (others)", r"data\.bytes of their files is 0 \(tiny\) there and 9 \(oth"),
+    ],
+)
 def test_targets_of_other_clips_are_refused(
-    path: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    what: str,
+    now: str,
+    said: str,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tiny.TinyClips, "fingerprint", "64 (others)")
-    said = r"data\.train clips is 64 \(tiny\) there and 64 \(others\) here"
+    monkeypatch.setattr(tiny.TinyClips, what, now)
     with pytest.raises(UserError, match=said):
         run(path, *again(tmp_path))
 
