@@ -119,6 +119,10 @@ class TeacherCacheConfig:
     folder: str
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
 
+    def __post_init__(self) -> None:
+        if not self.folder.strip() or "\0" in self.folder:
+            raise ValueError(f"folder must name a folder, found {self.folder!r}.")
+
 
 @dataclass(frozen=True)
 class StageConfig:

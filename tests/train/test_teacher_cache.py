@@ -294,6 +294,12 @@ def test_random_inputs_are_refused_with_the_keys_to_change() -> None:
     load_experiment(tiny.CONFIGS / "mvd.yaml", [CACHE, *changes])
 
 
+def test_a_cache_without_a_name_is_refused_at_its_place() -> None:
+    said = r"command line .*: stages\.student\.teacher_cache: folder must name a folder, found ''"
+    with pytest.raises(ConfigError, match=said):
+        load_experiment(tiny.CONFIGS / "mvd.yaml", ["stages.student.teacher_cache.folder=''"])
+
+
 def test_mimco_names_every_key_of_its_own_input_alone() -> None:
     with pytest.raises(ConfigError) as error:
         load_experiment(tiny.CONFIGS / "mimco.yaml", [CACHE])
