@@ -227,7 +227,7 @@ class TargetStore:
         self, name: str, rows: int, shape: tuple[int, ...], precision: Precision | None
     ) -> _File:
         dtype = np.dtype("<u4") if precision is None else _STORED[precision]
-        path, whole = self.folder / name, (rows, *shape)
+        path, whole = _regular(self.folder, name), (rows, *shape)
         try:
             handle = os.open(path, os.O_RDWR)
         except OSError as error:
@@ -236,7 +236,7 @@ class TargetStore:
             try:
                 np.lib.format.read_magic(file)
                 found, _, kind = np.lib.format.read_array_header_1_0(file)
-            except ValueError as error:
+            except Exception as error:  # of Python's own parser, too, which reads the header
                 raise _damaged(self.folder, f"{name} is no .npy file") from error
             begin = file.tell()
         opened = _File(handle, begin, shape, dtype)
@@ -259,10 +259,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads(_regular(folder, RECORD).read_text(encoding="utf-8"))
         if not isinstance(record, dict) or not isinstance(record["made_of"], dict):
             raise ValueError("no record")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise _damaged(folder, f"{RECORD} cannot be read") from error
     return record
 
@@ -272,6 +272,13 @@ def _damaged(folder: Path, what: str) -> UserError:
         f"the teacher cache {folder} is damaged or none ({what}): remove the folder, and it is "
         "made anew, or give another one"
     )
+
+
+def _regular(folder: Path, name: str) -> Path:
+    """A file of the folder; anything else, such as a pipe, could be waited for without end."""
+    if (folder / name).exists() and not (folder / name).is_file():
+        raise _damaged(folder, f"{name} is no regular file")
+    return folder / name
 
 
 def _make_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -204,11 +204,24 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def open_bracket(path: Path) -> None:
+    """In the header, which NumPy reads with Python's own parser."""
+    path.write_bytes(path.read_bytes().replace(b"), }", b"(, }", 1))
+
+
 @pytest.mark.parametrize(
     ("name", "spoil", "said"),
     [
         (TARGET, cut, r"t\.pooled\.npy has [\d,]+ bytes of \[64, 16\] float32 instead of"),
         (TARGET, Path.unlink, r"t\.pooled\.npy: No such file"),
+        (TARGET, open_bracket, r"t\.pooled\.npy is no \.npy file"),
+        (TARGET, pipe, r"t\.pooled\.npy is no regular file"),
+        ("cache.json", pipe, r"cache\.json is no regular file"),
         ("rows.npy", lambda path: path.write_bytes(b"nothing"), r"rows\.npy is no \.npy file"),
         ("cache.json", cut, r"cache\.json cannot be read"),
         ("cache.json", Path.unlink, r"cache\.json cannot be read"),
