@@ -254,6 +254,8 @@ def prepare(session: Session, instance: Instance) -> Stage:
         checkpoint.load(path, graph, optimizer)
     start, seconds = (progress.step, progress.seconds) if progress else (0, 0.0)
     cache = open_cache(experiment, instance, graph, recipe, session.clips, world)
+    if cache is not None and cache.warning:
+        _say(world, f"warning: {instance.name}: {cache.warning}")
     return Stage(instance.name, graph, model, optimizer, recipe, start, seconds, cache)
 
 

@@ -47,7 +47,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> int:
         clips = open_clips(config.data, world)
         needed = probes.splits(experiment)
         clips.require(needed)
-        world.first(lambda: check_caches(experiment, clips, world.device))
+        world.first(lambda: check_caches(experiment, folder, clips, world.device))
         with StopRequest() as stop:
             session = Session(experiment, folder, clips, world, stop)
             finished = run_stages(session)

@@ -17,6 +17,7 @@ Letters: R rows asked for.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -84,13 +85,15 @@ class TargetStore:
     Attributes:
         made_of: what the rows were made from.
         damaged: rows so far that did not fit their checksums.
+        read_only: why nothing can be written; None where it can.
 
     Raises:
-        UserError: a file is missing, damaged or of another size.
+        UserError: a file is missing, damaged, of another size or may not be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.damaged = folder, 0
+        self.read_only: str | None = None
         self._files: dict[str, _File] = {}
         record = read_record(folder)
         assert record is not None
@@ -120,26 +123,29 @@ class TargetStore:
             shapes: name of a tensor -> shape of one clip's.
             precision: in which values are stored.
             made_of: kept beside the rows, JSON.
+
+        Raises:
+            UserError: the folder cannot be made or written.
         """
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        place = Path(os.path.realpath(folder))  # a folder cannot replace a link
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        record = {
+            "made_of": made_of,
+            "precision": precision,
+            "rows": rows,
+            "shapes": {key: list(shape) for key, shape in shapes.items()},
+        }
         try:
+            temporary.mkdir(parents=True)
             for key, shape in shapes.items():
                 _make_file(temporary / f"{key}.npy", (rows, *shape), _STORED[precision])
             _make_file(temporary / SUMS, (rows,), np.dtype("<u4"))
-            record = {
-                "made_of": made_of,
-                "precision": precision,
-                "rows": rows,
-                "shapes": {key: list(shape) for key, shape in shapes.items()},
-            }
             write_whole(temporary / RECORD, json.dumps(record, indent=1))
-            try:
-                os.rename(temporary, folder)
-            except OSError:
-                if not (folder / RECORD).is_file():
-                    raise
+            os.rename(temporary, place)
+        except OSError as error:
+            if not (folder / RECORD).is_file():
+                raise _not_made(folder, error.strerror) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -169,7 +175,7 @@ class TargetStore:
         return {key: self._values(array) for key, array in arrays.items()}, there
 
     def write(self, rows: Sequence[int], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Store rows, and give them as they will be read.
+        """Store rows, unless this may only be read, and give them as they will be read.
 
         Args:
             rows: R numbers.
@@ -180,7 +186,7 @@ class TargetStore:
         """
         stored = {key: self._array(key, value) for key, value in values.items()}
         try:
-            for place, row in enumerate(rows):
+            for place, row in enumerate(rows if self.read_only is None else ()):
                 parts = []
                 for key, array in stored.items():
                     parts.append(array[place].tobytes())
@@ -203,6 +209,14 @@ class TargetStore:
         """Of all rows."""
         rows = os.fstat(self._sums.handle).st_size // self._sums.row
         return rows * sum(file.row for file in self._files.values())
+
+    @property
+    def lacking(self) -> tuple[int, int]:
+        """How many rows are not there, and of how many."""
+        sums = self._sums
+        size = os.fstat(sums.handle).st_size - sums.begin
+        found = np.frombuffer(os.pread(sums.handle, size, sums.begin), sums.dtype)
+        return int((found == 0).sum()), size // sums.row
 
     def close(self) -> None:
         """Let go of the files."""
@@ -229,7 +243,14 @@ class TargetStore:
         dtype = np.dtype("<u4") if precision is None else _STORED[precision]
         path, whole = _regular(self.folder, name), (rows, *shape)
         try:
-            handle = os.open(path, os.O_RDWR)
+            try:
+                handle = os.open(path, os.O_RDWR)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                handle, self.read_only = os.open(path, os.O_RDONLY), error.strerror
+        except PermissionError as error:
+            raise _unreadable(self.folder, error) from error
         except OSError as error:
             raise _damaged(self.folder, f"{name}: {error.strerror}") from error
         with os.fdopen(os.dup(handle), "rb") as file:
@@ -254,31 +275,74 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """cache.json; None where there is no such folder, or it is empty.
 
     Raises:
-        UserError: it is damaged, or the folder holds something else.
+        UserError: it is damaged or may not be read, or the folder holds something else.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
     try:
-        record = json.loads(_regular(folder, RECORD).read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record["made_of"], dict):
+        held = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if held and RECORD not in held:
+        raise UserError(
+            f"{folder} is no teacher cache, for it holds {held[0]} and no {RECORD}: give another "
+            "teacher_cache.folder"
+        )
+    try:
+        record = json.loads(_regular(folder, RECORD).read_text(encoding="utf-8")) if held else None
+        if held and not (isinstance(record, dict) and isinstance(record["made_of"], dict)):
             raise ValueError("no record")
+    except PermissionError as error:
+        raise _unreadable(folder, error) from error
     except (OSError, ValueError, KeyError, RecursionError) as error:
         raise _damaged(folder, f"{RECORD} cannot be read") from error
     return record
 
 
+def check_place(folder: Path) -> None:
+    """Make sure that a store can be made in a folder that is not there, or is empty.
+
+    Raises:
+        UserError: the nearest folder above it is none, or cannot be written.
+    """
+    above = Path(os.path.realpath(folder)).parent
+    while not os.path.lexists(above):
+        above = above.parent
+    if not above.is_dir():
+        raise _not_made(folder, f"{above} is no folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _not_made(folder, f"{above} cannot be written")
+
+
 def _damaged(folder: Path, what: str) -> UserError:
+    own = all(name == RECORD or name.endswith(".npy") for name in os.listdir(folder))
+    advice = "remove the folder, and it is made anew, or give another one"
     return UserError(
-        f"the teacher cache {folder} is damaged or none ({what}): remove the folder, and it is "
-        "made anew, or give another one"
+        f"the teacher cache {folder} is damaged or none ({what}): "
+        f"{advice if own else 'give another teacher_cache.folder'}"
+    )
+
+
+def _not_made(folder: Path, why: str | None) -> UserError:
+    return UserError(
+        f"could not make the teacher cache {folder}: {why}. Mend this, or give another "
+        "teacher_cache.folder"
+    )
+
+
+def _unreadable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"could not read the teacher cache {folder}: '{error.filename}': {error.strerror}. Mend "
+        "this, or give another teacher_cache.folder"
     )
 
 
 def _regular(folder: Path, name: str) -> Path:
     """A file of the folder; anything else, such as a pipe, could be waited for without end."""
-    if (folder / name).exists() and not (folder / name).is_file():
+    path = folder / name
+    if os.path.exists(path) and not os.path.isfile(path):
         raise _damaged(folder, f"{name} is no regular file")
-    return folder / name
+    return path
 
 
 def _make_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +22,10 @@ from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.errors import UserError
 from avssl.graph.calls import plan
 from avssl.graph.targets import settled_targets, teachers_of
+from avssl.train import checkpoint
 from avssl.train.precision import in_bf16, teacher_dtype
 from avssl.train.run_folder import differences
-from avssl.train.target_store import TargetStore, read_record
+from avssl.train.target_store import TargetStore, check_place, read_record
 
 if TYPE_CHECKING:
     from avssl.graph import Graph
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from avssl.train.clips import Clips
     from avssl.train.experiment import Instance, LoadedExperiment
     from avssl.train.parallel import World
+    from avssl.train.run_folder import RunFolder
     from avssl.train.step import Recipe
 
 
@@ -51,6 +54,19 @@ class TeacherCache:
         self.store, self.graph, self.recipe, self.world = store, graph, recipe, world
         self.keys = store.keys
         self._rows = {clip: row for row, clip in enumerate(clips)}
+
+    @property
+    def warning(self) -> str | None:
+        """What one that may only be read does not have; None where nothing is to be told."""
+        if self.store.read_only is None:
+            return None
+        lacking, clips = self.store.lacking
+        if not lacking:
+            return None
+        return (
+            f"the teacher cache {self.store.folder} cannot be written ({self.store.read_only}): "
+            f"{lacking} of {clips} clips are not in it, and teachers run for them in each epoch"
+        )
 
     @torch.no_grad()
     def targets(self, batch: Mapping[str, Tensor], clips: Tensor) -> dict[str, Tensor]:
@@ -93,19 +109,20 @@ def open_cache(
         graph: on the device, with its weights; sharded or not.
 
     Raises:
-        UserError: the one on disk was made from something else, or is damaged.
+        UserError: the one on disk was made from something else or is damaged, or none can be made.
     """
     if instance.config.teacher_cache is None:
         return None
     shapes = settled_targets(instance.spec)
-    made_of = _made_of(experiment, instance.spec, shapes, clips, world.device)
-    made_of["teachers"] = {
+    teachers = {
         name: _digest(graph.get_submodule(name)) for name in teachers_of(instance.spec, shapes)
     }
     folder = _folder(instance)
     rows, precision = clips.train_rows, instance.config.teacher_cache.precision
 
     def make() -> None:
+        made_of = _made_of(experiment, instance.spec, shapes, clips, world.device)
+        made_of["teachers"] = teachers
         _compare(folder, made_of, precision)
         if read_record(folder) is None:
             TargetStore.make(
@@ -117,19 +134,32 @@ def open_cache(
     return TeacherCache(TargetStore(folder), graph, recipe, world, rows)
 
 
-def check_caches(experiment: LoadedExperiment, clips: Clips, device: torch.device) -> None:
-    """Compare the caches on disk with the experiment before its first stage is trained, apart from
-    the weights of teachers, which may come from one of the stages.
+def check_caches(
+    experiment: LoadedExperiment, run: RunFolder, clips: Clips, device: torch.device
+) -> None:
+    """Look at the caches of stages that are not finished before the first stage is trained:
+    whether they can be made or opened, and fit the experiment, apart from the weights of teachers,
+    which may come from one of the stages.
 
     Raises:
-        UserError: one was made from something else, or is damaged.
+        UserError: one was made from something else, is damaged, or cannot be made or read.
     """
     for instance in experiment.instances:
         cache = instance.config.teacher_cache
-        if cache is not None and read_record(_folder(instance)) is not None:
+        if cache is None:
+            continue
+        _, progress, _ = checkpoint.newest(run.checkpoints(instance.name))
+        if progress is not None and progress.finished:
+            continue
+        folder = _folder(instance)
+        _refuse_checkpoints(folder)
+        if read_record(folder) is None:
+            check_place(folder)
+        else:
             shapes = settled_targets(instance.spec)
             made_of = _made_of(experiment, instance.spec, shapes, clips, device)
-            _compare(_folder(instance), made_of, cache.precision)
+            _compare(folder, made_of, cache.precision)
+            TargetStore(folder).close()
 
 
 def random_inputs(data: DataConfig, spec: GraphSpec) -> dict[str, str]:
@@ -149,7 +179,22 @@ def random_inputs(data: DataConfig, spec: GraphSpec) -> dict[str, str]:
 
 def _folder(instance: Instance) -> Path:
     assert instance.config.teacher_cache is not None
-    return Path(instance.config.teacher_cache.folder).expanduser() / instance.name
+    return Path(os.path.expanduser(instance.config.teacher_cache.folder)) / instance.name
+
+
+def _refuse_checkpoints(folder: Path) -> None:
+    """Keep caches out of the folders that runs keep their checkpoints in.
+
+    Raises:
+        UserError: it is one of these, or lies below.
+    """
+    whole = Path(os.path.realpath(folder))
+    for above in (whole, *whole.parents):
+        if above.name == "checkpoints" and os.path.isfile(above.parent / "config.yaml"):
+            raise UserError(
+                f"the teacher cache {folder} would lie among the checkpoints of the run "
+                f"{above.parent}: give another teacher_cache.folder"
+            )
 
 
 def _compare(folder: Path, made_of: Mapping[str, Any], precision: str) -> None:

@@ -224,7 +224,6 @@ def open_bracket(path: Path) -> None:
         ("cache.json", pipe, r"cache\.json is no regular file"),
         ("rows.npy", lambda path: path.write_bytes(b"nothing"), r"rows\.npy is no \.npy file"),
         ("cache.json", cut, r"cache\.json cannot be read"),
-        ("cache.json", Path.unlink, r"cache\.json cannot be read"),
     ],
 )
 def test_a_damaged_cache_is_refused_in_a_sentence(
@@ -234,6 +233,71 @@ def test_a_damaged_cache_is_refused_in_a_sentence(
     with pytest.raises(UserError, match=f"damaged or none .{said}.*remove the folder") as error:
         run(path, *again(tmp_path))
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "again" / "metrics.jsonl").exists()  # before the first stage
+
+
+@pytest.mark.parametrize(
+    ("make", "folder", "said"),
+    [
+        (Path.touch, "place", r"could not read the teacher cache .*/place/second.*Not a directory"),
+        (lambda place: place.symlink_to("gone/x"), "place", r"not make .*/place/second: .* cannot"),
+        (Path.mkdir, "place/below", r"not make .*/place/below/second: .*/place cannot be written"),
+        (Path.mkdir, "again/checkpoints", r"among the checkpoints of the run .*/again"),
+        (Path.mkdir, "run/checkpoints", r"among the checkpoints of the run .*/run"),
+        (Path.mkdir, "cache/second", r"is no teacher cache, for it holds step-000001 and no cache"),
+    ],
+)
+def test_a_cache_that_cannot_be_made_is_refused_before_the_first_stage(
+    path: Path,
+    make: Callable[[Path], None],
+    folder: str,
+    said: str,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make(tmp_path / "place")
+    (tmp_path / "cache" / "second" / "second" / "step-000001").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as for one who may not write there
+    place = f"stages.second.teacher_cache.folder={tmp_path / folder}"
+    with pytest.raises(UserError, match=said) as error:
+        run(path, *again(tmp_path), place)
+    assert "give another" in str(error.value) and "remove" not in str(error.value)
+    assert not (tmp_path / "again" / "metrics.jsonl").exists()
+
+
+def test_a_finished_stage_needs_no_cache(path: Path, tmp_path: Path, run: Run) -> None:
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").touch()
+    run(path, *cached(tmp_path))
+
+
+@pytest.mark.parametrize("lacking", [0, 10])
+def test_a_cache_that_may_only_be_read_serves_what_it_has(
+    path: Path,
+    lacking: int,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, whole = tmp_path / "cache" / "second", os.open
+    sums = np.load(folder / "rows.npy", mmap_mode="r+")
+    sums[:lacking] = 0
+    sums.flush()
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def forbidden(file: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_RDWR and Path(file).parent == folder:
+            raise PermissionError(13, "Permission denied", file)
+        return whole(file, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", forbidden)
+    run(path, *again(tmp_path))
+    assert before == {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "run"), abs=1e-6, rel=0)
+    told = f"warning: second: the teacher cache {folder} cannot be written (Permission denied): 10"
+    assert (f"{told} of 64 clips are not in it" in capsys.readouterr().out) == bool(lacking)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -369,6 +433,12 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(UserError, match=r"No space left on device\. It needs"):
         kept.write([0], {"a.x": torch.zeros(1, 3), "b.y": torch.zeros(1)})
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"not make the teacher cache .*/file/x: Not a directory"):
+        store(tmp_path / "file" / "x", "fp32")
 
 
 def test_a_store_that_another_process_made_first_stays(tmp_path: Path) -> None:
