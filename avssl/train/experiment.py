@@ -221,7 +221,8 @@ def _read_stages(
                 break
             connect(spec, problems)
             sound = sound and len(problems.found) == found
-            structure = (*spec.structure, *(m.options.init_from for m in spec.modules.values()))
+            starts = [(m.source, m.options.init_from) for m in spec.modules.values()]
+            structure = (*spec.structure, starts)
             if shapes and sound and structure not in run:  # repetitions are built alike
                 report = check_spec(spec, problems)
                 if report.graph is not None:

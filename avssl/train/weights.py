@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from avssl.errors import UserError
 from avssl.graph.spec import Reference
-from avssl.train.checkpoint import MODEL, intact, steps_saved
+from avssl.train.checkpoint import MODEL, intact, steps_saved, usable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +24,16 @@ def stage_weights(run: Path, stage: str) -> dict[str, Tensor]:
         UserError: there is no intact checkpoint.
     """
     return load_file(intact(run, stage)[0] / MODEL)
+
+
+def stage_shapes(run: Path, stage: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `stage_weights` reads, from the head of the file.
+
+    Raises:
+        UserError: there is no intact checkpoint.
+    """
+    with safe_open(usable(run, stage)[0] / MODEL, framework="pt") as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
 
 
 def run_reference(run: Path, stage: str | None = None) -> Reference:
@@ -44,4 +55,8 @@ def run_reference(run: Path, stage: str | None = None) -> Reference:
         raise UserError(
             f"the run {run} holds no checkpoint of its stage {last.name}: train it first"
         )
-    return Reference(last.spec, lambda: stage_weights(run, last.name))
+    return Reference(
+        last.spec,
+        lambda: stage_weights(run, last.name),
+        shapes=lambda: stage_shapes(run, last.name),
+    )

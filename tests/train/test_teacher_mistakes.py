@@ -123,3 +123,35 @@ def test_a_teacher_of_any_stage_of_a_run(
     graph.write_text(text.replace("previous.audio", f"{folder}/checkpoints/frist:audio"))
     said = refused(path)
     assert f"{folder} has no stage 'frist': its stages are first, second, second.2" in said
+
+
+def test_weights_of_a_run_that_do_not_fit_a_later_stage(
+    refused: Callable[..., str], tmp_path: Path, run: Callable[..., None]
+) -> None:
+    path, folder = tiny.write(tmp_path), tmp_path / "run"
+    run(path, "stages.second=null")
+    graph = tmp_path / "configs" / "graphs" / "promoted.yaml"
+    started = tiny.STUDENT.replace("type: graph,", 'type: graph, init_from: "FROM",')
+    for text, said in [
+        (started.replace("FROM", f"{folder}:head"), "does not fit the weights of '{folder}:head'"),
+        (started.replace("FROM", "first.head"), "does not fit the weights of 'first.head'"),
+        (
+            started.replace("FROM", f"{folder}:audio").replace("heads: 2", "heads: 4"),
+            "'{folder}:audio' has 2 attention heads, this module 4",
+        ),
+    ]:
+        graph.write_text(text)
+        assert said.format(folder=folder) in refused(path)
+
+
+def test_a_damaged_teacher_of_a_later_stage(
+    refused: Callable[..., str], tmp_path: Path, run: Callable[..., None]
+) -> None:
+    path, folder = tiny.write(tmp_path), tmp_path / "run"
+    run(path, "stages.second=null")
+    graph = tmp_path / "configs" / "graphs" / "promoted.yaml"
+    graph.write_text(graph.read_text().replace("previous.audio", f"{folder}:audio"))
+    for file in folder.glob("checkpoints/first/*/model.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    said = refused(path)
+    assert f"module 'teacher': {folder} holds no intact checkpoint of first" in said
