@@ -22,7 +22,7 @@ from avssl.graph.schema import fill
 from avssl.graph.source import Document, Place, Problems, find_file, read_yaml
 from avssl.graph.spec import GraphSpec, Origin, Reference
 from avssl.train.config import Experiment, ProbeConfig, StageConfig
-from avssl.train.inputs import check_inputs, check_teacher_cache
+from avssl.train.inputs import check_inputs, check_teacher_cache, check_towers
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def read_experiment(
     probe = fill(ProbeConfig, document, ("probe",), Problems())
     specs = {item.stage: item.spec for item in instances}
     check_inputs(document, data, probe, specs, problems)
-    if shapes and data is not None and not problems.found:
+    if shapes and data is not None and probe is not None and not problems.found:
+        check_towers(document, data, probe, specs, problems)
         for item in instances:
             if item.config.teacher_cache is not None:
                 check_teacher_cache(document, data, item.stage, item.spec, problems)

@@ -155,3 +155,17 @@ def test_a_damaged_teacher_of_a_later_stage(
         file.write_bytes(file.read_bytes()[:-1])
     said = refused(path)
     assert f"module 'teacher': {folder} holds no intact checkpoint of first" in said
+
+
+@pytest.mark.parametrize(
+    ("towers", "said"),
+    [
+        ("{image: image.pooled, video: video_decoder.tokens}", "needs the input 'restore'"),
+        ("{image: regression.loss}", "unexpected keyword argument 'x'"),
+        ("{image: image.tokens}", "gives [2, 65, 96] for 2 clips, not [B, D]"),
+    ],
+)
+def test_a_probed_tower_of_a_later_stage(
+    towers: str, said: str, refused: Callable[..., str]
+) -> None:
+    assert said in refused(CONFIGS / "mvd.yaml", f"probe.towers={towers}")
