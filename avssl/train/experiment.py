@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from avssl.data.config import DataConfig
-from avssl.graph.check import check_spec, check_starts
+from avssl.graph.check import Report, check_spec, check_starts
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.schema import fill
@@ -228,10 +228,28 @@ def _read_stages(
                 report = check_spec(spec, problems)
                 if report.graph is not None:
                     check_starts(report.graph, references, problems)
+                if config is not None and len(problems.found) == found:
+                    _check_alone(document, config.data, stage, report, problems)
                 run.append(structure)
             instance = stage if number == 0 else f"{stage}.{number + 1}"
             instances.append(Instance(instance, stage, settings, args, spec))
     return instances
+
+
+def _check_alone(
+    document: Document, data: DataConfig, stage: str, report: Report, problems: Problems
+) -> None:
+    """Report a batch of one clip where the graph needs more."""
+    if data.batch != 1 or data.lengths is not None or report.graph is None:
+        return
+    from avssl.graph.dryrun import needs_company
+
+    why = needs_company(report.graph)
+    if why is not None:
+        problems.add(
+            document.value_place(("data", "batch")),
+            f"stage '{stage}' needs at least 2 clips in a batch, found data.batch: 1; {why}.",
+        )
 
 
 def _graph_file(document: Document, name: Any) -> Path | None:
