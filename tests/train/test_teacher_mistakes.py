@@ -1,5 +1,6 @@
 """Teachers that do not fit or are not there: one sentence, exit code 2, before any training."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import avssl.train.checkpoint
 import avssl.train.clips
 from avssl.errors import run_tool
 from avssl.train.run import train
@@ -88,6 +90,10 @@ def test_a_teacher_that_is_no_stage_and_no_file(
     assert "no stage 'image_techer'" in said and "Did you mean 'image_teacher'?" in said
     said = refused(CONFIGS / "mvd.yaml", "args.image_teacher=weights/mae.pth:image")
     assert "'weights/mae.pth' is neither a run folder nor a checkpoint" in said
+    said = refused(CONFIGS / "mvd.yaml", "args.image_teacher=runs/mae:")
+    assert "'runs/mae:' must be 'stage.module'" in said and "'run folder:module'" in said
+    said = refused(CONFIGS / "mvd.yaml", "args.image_teacher=runs/x/checkpoints/mae/step-9:image")
+    assert said.endswith("the newest intact step is taken: write 'runs/x/checkpoints/mae:image'.")
     missing = "{file: weights/mae.pth, module: image}"
     said = refused(CONFIGS / "mvd.yaml", f"args.image_teacher={missing}")
     assert "there is no checkpoint 'weights/mae.pth'" in said
@@ -145,12 +151,22 @@ def test_weights_of_a_run_that_do_not_fit_a_later_stage(
 
 
 def test_a_damaged_teacher_of_a_later_stage(
-    refused: Callable[..., str], tmp_path: Path, run: Callable[..., None]
+    refused: Callable[..., str],
+    tmp_path: Path,
+    run: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path, folder = tiny.write(tmp_path), tmp_path / "run"
     run(path, "stages.second=null")
     graph = tmp_path / "configs" / "graphs" / "promoted.yaml"
     graph.write_text(graph.read_text().replace("previous.audio", f"{folder}:audio"))
+
+    def locked(file: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(avssl.train.checkpoint, "_sha256", locked)
+        assert refused(path).endswith("model.safetensors': Permission denied.")
     for file in folder.glob("checkpoints/first/*/model.safetensors"):
         file.write_bytes(file.read_bytes()[:-1])
     said = refused(path)
