@@ -45,7 +45,8 @@ def run_reference(run: Path, stage: str | None = None) -> Reference:
     """
     from avssl.train.experiment import load_experiment
 
-    instances = load_experiment(run / "config.yaml", shapes=False).instances
+    experiment = load_experiment(run / "config.yaml", shapes=False)
+    instances = experiment.instances
     found = [item for item in instances if stage in (item.name, None)]
     if not found:
         known = ", ".join(item.name for item in instances)
@@ -59,4 +60,5 @@ def run_reference(run: Path, stage: str | None = None) -> Reference:
         last.spec,
         lambda: stage_weights(run, last.name),
         shapes=lambda: stage_shapes(run, last.name),
+        recipes=experiment.config.data.inputs,
     )

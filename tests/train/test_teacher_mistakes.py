@@ -185,3 +185,21 @@ def test_a_probed_tower_of_a_later_stage(
     towers: str, said: str, refused: Callable[..., str]
 ) -> None:
     assert said in refused(CONFIGS / "mvd.yaml", f"probe.towers={towers}")
+
+
+def test_a_teacher_whose_run_prepared_its_input_otherwise(
+    tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = tiny.write(tmp_path), tmp_path / "run"
+    run(path, "stages.second=null")
+    graph = tmp_path / "configs" / "graphs" / "promoted.yaml"
+    graph.write_text(graph.read_text().replace("previous.audio", f"{folder}:audio"))
+    alone = ["stages.first=null", "stages.second.repeat=1", "stages.second.steps=1"]
+    run(path, *alone, f"run={tmp_path / 'alike'}")
+    assert "was trained with" not in capsys.readouterr().err
+    run(path, *alone, f"run={tmp_path / 'other'}", "data.inputs.audio.std=1.5")
+    said = capsys.readouterr().err
+    assert "warning: second: data.inputs.audio has mean -4.2677393, std 1.5, but the tea" in said
+    assert (
+        f"the teacher 'teacher' was trained with mean -4.2677393, std 4.5689974 ({folder}" in said
+    )
