@@ -13,6 +13,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+def check_widths(block: str, **widths: int) -> None:
+    """Raise ValueError unless all widths of a block are 1 or more: PyTorch makes layers without
+    outputs, which learn nothing."""
+    for name, width in widths.items():
+        if width < 1:
+            raise ValueError(f"{name} of a {block} must be 1 or more, found {width}")
+
+
 def init_layers(module: nn.Module) -> None:
     """Set every linear layer, patch convolution and LayerNorm inside ``module``."""
     for layer in module.modules():

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from avssl.blocks.init import init_as_torch, init_layers
+from avssl.blocks.init import check_widths, init_as_torch, init_layers
 from avssl.registry import register
 
 
@@ -38,6 +38,7 @@ class Linear(nn.Module):
         init: Literal["xavier", "torch"] = "xavier",
     ) -> None:
         super().__init__()
+        check_widths("linear", width=width, out=out)
         self.proj = nn.Linear(width, out, bias=bias)
         self.init = init
 

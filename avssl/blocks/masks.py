@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from avssl.ops.patches import patch_grid
+from avssl.ops.patches import check_patch, patch_grid
 from avssl.ops.random import batch_uniform
 from avssl.registry import register
 
@@ -50,6 +50,7 @@ class RandomMask(nn.Module):
             )
         self.ratio, self.patch, self.kept = ratio, list(patch), kept
         self.cell = list(patch) if cell is None else list(cell)
+        check_patch(patch)
         if len(self.cell) != len(self.patch) or any(
             c < 0 or c % p for c, p in zip(self.cell, self.patch, strict=True)
         ):

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from avssl.blocks.batch_norm import BatchNorm
-from avssl.blocks.init import init_as_torch
+from avssl.blocks.init import check_widths, init_as_torch
 from avssl.registry import register
 
 
@@ -37,6 +37,7 @@ class Projector(nn.Module):
         super().__init__()
         if layers < 1:
             raise ValueError(f"projector: {layers} layers; it needs 1 or more")
+        check_widths("projector", width=width, hidden=hidden, out=out)
         parts: list[nn.Module] = []
         for size, following in pairwise([width, *[hidden] * (layers - 1), out]):
             if parts:

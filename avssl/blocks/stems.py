@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avssl.blocks.init import init_layers
-from avssl.ops.patches import patch_grid
+from avssl.ops.patches import check_patch, patch_grid
 from avssl.registry import register
 
 
@@ -88,6 +88,7 @@ class PatchEmbed2d(nn.Module):
             raise ValueError(
                 f"patch_embed_2d needs a patch and a stride of 2 lengths, not {patch} and {stride}"
             )
+        check_patch(patch)
         self.proj = nn.Conv2d(channels, width, (patch[0], patch[1]), (step[0], step[1]))
 
     def init_weights(self) -> None:
@@ -140,6 +141,7 @@ class PatchEmbed3d(nn.Module):
         super().__init__()
         if len(patch) != 3:
             raise ValueError(f"patch_embed_3d needs a patch of 3 lengths, not {patch}")
+        check_patch(patch)
         frames, rows, columns = patch
         self.proj = nn.Conv3d(channels, width, (frames, rows, columns), (frames, rows, columns))
         self.proj.requires_grad_(trained)

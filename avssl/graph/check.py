@@ -9,9 +9,11 @@ from avssl.errors import UserError
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.source import Document, Problems
-from avssl.graph.spec import GraphSpec, Reference, look_up, split_reference
+from avssl.graph.spec import GraphSpec, Origin, Reference, look_up, split_reference
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from avssl.graph.dryrun import Trace
     from avssl.graph.graph import Graph
 
@@ -57,17 +59,56 @@ def check_graph(
 def check_starts(
     graph: "Graph", references: Mapping[str, Reference] | None, problems: Problems
 ) -> None:
-    """Report modules whose ``init_from`` names another project's weights that do not fit them."""
+    """Report modules whose ``init_from`` or ``frozen_from`` names weights that do not fit them, or
+    that are damaged."""
     for name, module in graph.spec.modules.items():
-        if module.options.init_from is None or references is None:
+        frozen = module.kind == "frozen"
+        reference = module.source if frozen else module.options.init_from
+        if reference is None or references is None:
             continue
-        stage, _, inner = split_reference(module.options.init_from)
+        stage, _, inner = split_reference(reference)
         found = look_up(references, stage)
-        if found is not None and found.start is not None:
-            try:
-                found.start(inner, graph.get_submodule(name))
-            except UserError as error:
-                problems.add(module.place, f"module '{name}': {error}.")
+        if found is None:
+            continue
+        target = graph.get_submodule(name)
+        try:
+            if found.start is None:
+                _check_alike(target, inner, found, reference)
+            elif not frozen:  # what is frozen is built as its weights need it
+                found.start(inner, target)
+        except UserError as error:
+            problems.add(module.place, f"module '{name}': {str(error).rstrip('.')}.")
+
+
+def _check_alike(target: "nn.Module", inner: str, found: Reference, named: str | Origin) -> None:
+    """Hold a module against the one of a stage or run that it takes its weights from: `inner` of
+    `found`.
+
+    Raises:
+        UserError: the run's weights are damaged or have other names or shapes, or they have as many
+        attention heads as mean something else here.
+    """
+    from avssl.graph.graph import MISFIT, Graph, must_fit
+
+    source = Graph.lone(found.spec, inner)
+    if found.shapes is None:
+        shapes = {key: tuple(tensor.shape) for key, tensor in source.state_dict().items()}
+    else:
+        prefix = f"{inner}."
+        shapes = {
+            key[len(prefix) :]: shape
+            for key, shape in found.shapes().items()
+            if key.startswith(prefix)
+        }
+    must_fit(target, shapes, f"it {MISFIT} '{named}'")
+    theirs = dict(source.named_modules())
+    for key, part in target.named_modules():
+        heads, there = (getattr(each, "heads", None) for each in (part, theirs.get(key)))
+        if heads != there and there is not None:
+            raise UserError(
+                f"'{named}' has {there} attention heads, this module {heads}, for which its "
+                "weights mean something else: give it as many"
+            )
 
 
 def check_spec(spec: GraphSpec, problems: Problems, *, flops: bool = False) -> Report:

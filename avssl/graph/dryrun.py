@@ -73,6 +73,26 @@ def dry_run(graph: Graph, problems: Problems, *, flops: bool = False) -> Trace:
     return trace
 
 
+def needs_company(graph: Graph) -> str | None:
+    """Why a graph that passed its dry run does not train on batches of one clip; None: it does."""
+    for call in graph.calls:
+        parts = graph.get_submodule(call.module).modules()
+        if any(getattr(part, "contrasts_clips", False) for part in parts):
+            return f"'{call.name}' contrasts the clips of a batch"
+    problems = Problems()
+    modes = {name: module.training for name, module in graph.named_modules()}
+    graph.train()
+    try:
+        with torch.no_grad():
+            _Runner(graph, 1, problems, None).run()
+    except _Failed:
+        pass
+    finally:
+        for name, module in graph.named_modules():
+            module.training = modes[name]
+    return next((sentence.rstrip(".") for _, sentence in problems.found), None)
+
+
 def _report_grids(graph: Graph, trace: Trace, problems: Problems) -> None:
     """Report masks over another number of patches than the module that sees what they keep: the
     indices would point at other patches, or at none."""

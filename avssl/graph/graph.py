@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ class Teacher:
     source: str
     momentum: Schedule
     statistics: Statistics
+
+
+MISFIT = "does not fit the weights of"
 
 
 class SubGraph(nn.Module):
@@ -224,6 +227,17 @@ class Graph(nn.Module):
         return graph
 
     @classmethod
+    def lone(cls, spec: GraphSpec, name: str) -> nn.Module:
+        """One module of a graph that was read and checked before, on the meta device."""
+        alone = replace(
+            spec, modules={name: spec.modules[name]}, nodes={}, losses={}, outputs={}, log={}
+        )
+        problems = Problems()
+        graph = cls(alone, problems)
+        problems.raise_if_any()
+        return graph.get_submodule(name)
+
+    @classmethod
     def _build(cls, spec: GraphSpec, device: str | torch.device) -> "Graph":
         problems = Problems()
         graph = cls(spec, problems)
@@ -368,7 +382,7 @@ class Graph(nn.Module):
                 if key.startswith(prefix)
             }
             self.notes.append(f"{name}: {len(weights)} tensors are those of {reference}")
-        complaint = f"module '{name}' does not fit the weights of '{reference}'"
+        complaint = f"module '{name}' {MISFIT} '{reference}'"
         _load(self.get_submodule(name), weights, complaint)
 
 
@@ -376,20 +390,24 @@ def _load(
     module: nn.Module, weights: Mapping[str, Tensor], complaint: str, *, assign: bool = False
 ) -> None:
     """Load weights, strictly; with `assign` they take the place of the module's tensors."""
-    own = module.state_dict()
-    wrong = sorted(set(weights) ^ set(own)) + [
-        key for key in own if key in weights and own[key].shape != weights[key].shape
+    must_fit(module, {key: tuple(tensor.shape) for key, tensor in weights.items()}, complaint)
+    module.load_state_dict(weights, assign=assign)
+
+
+def must_fit(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], complaint: str) -> None:
+    """Raise UserError where a module does not hold tensors of just these names and shapes."""
+    own = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    wrong = sorted(set(shapes) ^ set(own)) + [
+        key for key in own if key in shapes and own[key] != shapes[key]
     ]
     if wrong:
         here, there = (
-            list(tensors[wrong[0]].shape) if wrong[0] in tensors else "missing"
-            for tensors in (own, weights)
+            list(known[wrong[0]]) if wrong[0] in known else "missing" for known in (own, shapes)
         )
         raise UserError(
             f"{complaint}: {len(wrong)} of {len(own)} tensors differ, first '{wrong[0]}' ({here} "
             f"in the module, {there} in the weights): take a module of the same kind, and its sizes"
         )
-    module.load_state_dict(weights, assign=assign)
 
 
 _TAKEN = (

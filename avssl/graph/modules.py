@@ -146,6 +146,8 @@ class ModuleReader(Sections):
         for key in OPTIONS:
             if key not in value or value[key] is None or value[key] is UNKNOWN:
                 continue
+            if key == "init_from":
+                value = {**value, key: _with_colon(value[key])}
             if key == "init_from" and isinstance(value[key], dict):
                 given[key] = self.read_origin((*path, key))
                 continue
@@ -210,10 +212,11 @@ class ModuleReader(Sections):
         module.kind = "frozen"
         self.keys(value, path, ("frozen_from",), f"frozen module '{module.name}'")
         where: Keys = (*path, "frozen_from")
-        if isinstance(value["frozen_from"], dict):
+        reference = _with_colon(value["frozen_from"])
+        if isinstance(reference, dict):
             module.source = self.read_origin(where)
         else:
-            module.source = str(value["frozen_from"])
+            module.source = str(reference)
         found = self.referenced(module.source, where) if module.source is not None else None
         if found is not None:
             self.copy_structure(module, found)
@@ -245,6 +248,12 @@ class ModuleReader(Sections):
                 self.value_problem((*path, "file"), f"there is no checkpoint '{stage.file}'.")
             elif separator == ":":
                 sentence = f"'{stage}' is neither a run folder nor a checkpoint that is there."
+                step = Path(str(stage))
+                if step.name.startswith("step-") and step.parent.parent.name == "checkpoints":
+                    sentence += (
+                        " Of a stage of a run the newest intact step is taken: write "
+                        f"'{step.parent}:{name}'."
+                    )
                 self.value_problem(path, sentence)
             else:
                 sentence = f"no stage '{stage}' stands before this one."
@@ -262,3 +271,10 @@ class ModuleReader(Sections):
     def copy_structure(module: Module, source: Module) -> None:
         module.block, module.graph = source.block, source.graph
         module.arguments, module.signature = source.arguments, source.signature
+
+
+def _with_colon(reference: Any) -> Any:
+    """A reference as it was written: YAML reads ``run folder:``, without a module, as a mapping."""
+    if isinstance(reference, dict) and list(reference.values()) == [None]:
+        return f"{next(iter(reference))}:"
+    return reference

@@ -4,6 +4,7 @@ Everything that can be read wrong in one file (unknown sections and keys, wrong 
 blocks and arguments, missing sub-graphs) is reported here; how the parts fit is ``names.py``.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,8 @@ class _Reader(ModuleReader):
             if value.get("weight", 1.0) is not UNKNOWN:
                 try:
                     weight = Schedule.parse(value.get("weight", 1.0))
+                    if not all(0 <= end < math.inf for end in (weight.start, weight.end)):
+                        raise ValueError(f"it must be 0 or more, found {value['weight']!r}")
                 except ValueError as error:
                     self.value_problem((*path, "weight"), f"weight of {what}: {error}.")
         into[name] = Node(

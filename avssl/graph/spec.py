@@ -198,11 +198,15 @@ class Reference:
         weights: reads its trained weights, keyed as the state dict; None when only checking.
         start: for weights of another project: (name of its module, our module) -> weights for
             ours, and what was done to them, line by line; raises UserError where they do not fit.
+        shapes: for a run: the shapes of its weights; raises UserError where they are damaged.
+        recipes: for a run: how it made its inputs, by name.
     """
 
     spec: GraphSpec
     weights: Callable[[], Mapping[str, Any]] | None = None
     start: Callable[[str, Any], tuple[Mapping[str, Any], list[str]]] | None = None
+    shapes: Callable[[], Mapping[str, tuple[int, ...]]] | None = None
+    recipes: Mapping[str, Any] | None = None
 
 
 def split_reference(reference: str | Origin) -> tuple[str | Origin, str, str]:

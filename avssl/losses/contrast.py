@@ -48,6 +48,7 @@ class InfoNce(nn.Module):
     """
 
     outputs = ("loss",)
+    contrasts_clips = True  # so that a clip alone teaches nothing
 
     def __init__(
         self,

@@ -117,12 +117,13 @@ class MatchVectors(nn.Module):
         temperature: float = 0.2,
     ) -> None:
         super().__init__()
-        self.kind, self.contrast = kind, InfoNce(temperature=temperature)
+        self.kind = kind
+        self.contrast = InfoNce(temperature=temperature) if kind == "infonce" else None
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """prediction, target: [B, D]. Returns a float32 scalar."""
         _same_shape(prediction, target)
-        if self.kind == "infonce":
+        if self.contrast is not None:
             return self.contrast(prediction, target.detach())
         with without_autocast(prediction):
             return _distance(prediction.float(), target.detach().float(), self.kind).mean()

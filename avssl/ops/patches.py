@@ -39,11 +39,16 @@ def patch_grid(
         raise ValueError(
             f"size {list(size)} has {len(size)} axes but patch {list(patch)} {len(patch)}"
         )
-    if min(patch) < 1:
-        raise ValueError(f"patch {list(patch)} must have lengths of 1 or more")
+    check_patch(patch)
     if any(s % p for s, p in zip(size, patch, strict=True)):
         raise ValueError(f"size {list(size)} is not a whole number of patches of {list(patch)}")
     return [s // p for s, p in zip(size, patch, strict=True)]
+
+
+def check_patch(patch: Sequence[int]) -> None:
+    """Raise ValueError unless all lengths of a patch are 1 or more."""
+    if min(patch, default=0) < 1:
+        raise ValueError(f"patch {list(patch)} must have lengths of 1 or more")
 
 
 def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:

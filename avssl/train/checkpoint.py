@@ -132,15 +132,25 @@ def newest(folder: Path) -> tuple[Path | None, Progress | None, list[str]]:
     return None, None, damaged
 
 
+def usable(run: Path, stage: str) -> tuple[Path, Progress, list[str]]:
+    """As `newest`, for a stage instance of a run.
+
+    Raises:
+        UserError: no checkpoint is intact.
+    """
+    path, progress, damaged = newest(run / "checkpoints" / stage)
+    if path is None or progress is None:
+        raise UserError(" ".join([f"{run} holds no intact checkpoint of {stage}.", *damaged]))
+    return path, progress, damaged
+
+
 def intact(run: Path, stage: str) -> tuple[Path, Progress]:
     """The newest intact checkpoint of a stage instance of a run; damaged newer ones are named.
 
     Raises:
         UserError: there is none.
     """
-    path, progress, damaged = newest(run / "checkpoints" / stage)
-    if path is None or progress is None:
-        raise UserError(" ".join([f"{run} holds no intact checkpoint of {stage}.", *damaged]))
+    path, progress, damaged = usable(run, stage)
     if rank_and_world()[0] == 0:
         for sentence in damaged:
             print(f"warning: {run}: {sentence} {path.name} is taken.", file=sys.stderr, flush=True)

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from avssl.data.config import DataConfig
-from avssl.graph.check import check_spec, check_starts
+from avssl.graph.check import Report, check_spec, check_starts
 from avssl.graph.names import connect
 from avssl.graph.reader import read_graph
 from avssl.graph.schema import fill
 from avssl.graph.source import Document, Place, Problems, find_file, read_yaml
 from avssl.graph.spec import GraphSpec, Origin, Reference
 from avssl.train.config import Experiment, ProbeConfig, StageConfig
-from avssl.train.inputs import check_inputs, check_teacher_cache
+from avssl.train.inputs import check_inputs, check_teacher_cache, check_towers
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def read_experiment(
     probe = fill(ProbeConfig, document, ("probe",), Problems())
     specs = {item.stage: item.spec for item in instances}
     check_inputs(document, data, probe, specs, problems)
-    if shapes and data is not None and not problems.found:
+    if shapes and data is not None and probe is not None and not problems.found:
+        check_towers(document, data, probe, specs, problems)
         for item in instances:
             if item.config.teacher_cache is not None:
                 check_teacher_cache(document, data, item.stage, item.spec, problems)
@@ -221,15 +222,34 @@ def _read_stages(
                 break
             connect(spec, problems)
             sound = sound and len(problems.found) == found
-            structure = (*spec.structure, *(m.options.init_from for m in spec.modules.values()))
+            starts = [(m.source, m.options.init_from) for m in spec.modules.values()]
+            structure = (*spec.structure, starts)
             if shapes and sound and structure not in run:  # repetitions are built alike
                 report = check_spec(spec, problems)
                 if report.graph is not None:
                     check_starts(report.graph, references, problems)
+                if config is not None and len(problems.found) == found:
+                    _check_alone(document, config.data, stage, report, problems)
                 run.append(structure)
             instance = stage if number == 0 else f"{stage}.{number + 1}"
             instances.append(Instance(instance, stage, settings, args, spec))
     return instances
+
+
+def _check_alone(
+    document: Document, data: DataConfig, stage: str, report: Report, problems: Problems
+) -> None:
+    """Report a batch of one clip where the graph needs more."""
+    if data.batch != 1 or data.lengths is not None or report.graph is None:
+        return
+    from avssl.graph.dryrun import needs_company
+
+    why = needs_company(report.graph)
+    if why is not None:
+        problems.add(
+            document.value_place(("data", "batch")),
+            f"stage '{stage}' needs at least 2 clips in a batch, found data.batch: 1; {why}.",
+        )
 
 
 def _graph_file(document: Document, name: Any) -> Path | None:

@@ -54,6 +54,58 @@ def check_inputs(
             _check_tower(document, ("probe", "towers", name), source, stage, spec, problems)
 
 
+def check_towers(
+    document: Document,
+    data: DataConfig,
+    probe: ProbeConfig,
+    specs: Mapping[str, GraphSpec],
+    problems: Problems,
+) -> None:
+    """Report probed towers that give no vector for each clip when they are called as probes do,
+    with their input alone.
+
+    Args:
+        document, data, probe, problems: of `check_inputs`.
+        specs: stage -> its graph, which is in order.
+    """
+    for name, source in probe.towers.items():
+        place = document.value_place(("probe", "towers", name))
+        module, _, port = source.partition(".")
+        shape = data.inputs[name].shape
+        for stage, spec in specs.items():
+            if module in spec.modules:
+                found = _probed(spec, module, port, shape)
+                if found is not None:
+                    problems.add(
+                        place,
+                        f"'{source}' of stage '{stage}' {found}: name a tower that takes an input "
+                        "alone, and a port of it that gives one vector for each clip, such as "
+                        "pooled.",
+                    )
+                    break
+
+
+def _probed(spec: GraphSpec, name: str, port: str, shape: tuple[int | str, ...]) -> str | None:
+    """What is wrong with a module as a probed tower; None where nothing is."""
+    import torch  # which names do not need
+
+    from avssl.graph.dryrun import BATCHES, FREE_SIZE
+    from avssl.graph.graph import Graph
+
+    sizes = [BATCHES[0], *(size if isinstance(size, int) else FREE_SIZE for size in shape)]
+    module = Graph.lone(spec, name).eval()
+    try:
+        with torch.no_grad():
+            out = module(x=torch.zeros(sizes, device="meta"))
+    except Exception as error:  # whatever a block raises, it cannot be probed
+        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        return f"fails as a probed tower, with x {sizes} alone ({reason})"
+    out = out[port] if isinstance(out, dict) else out
+    if out.dim() != 2 or out.shape[0] != sizes[0]:
+        return f"gives {list(out.shape)} for {sizes[0]} clips, not [B, D]"
+    return None
+
+
 def check_teacher_cache(
     document: Document, data: DataConfig, stage: str, spec: GraphSpec, problems: Problems
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> int:
     from avssl.train import parallel, probes
     from avssl.train.clips import open_clips
     from avssl.train.loop import Session, run_stages
+    from avssl.train.preparation import prepared_otherwise
     from avssl.train.run_folder import RunFolder
     from avssl.train.signals import StopRequest
     from avssl.train.teacher_cache import check_caches
@@ -41,6 +43,8 @@ def train(path: Path, overrides: Sequence[str] = ()) -> int:
     world = parallel.start(config.train, config.data.batch if config.data.lengths is None else None)
     parallel.share_cores(world, config.data.workers, threads=config.train.threads)
     set_attention_backend(None if config.train.attention == "auto" else config.train.attention)
+    for sentence in prepared_otherwise(experiment) if world.main else ():
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
     folder = RunFolder(Path(config.run))
     with _disk_errors(folder.path), folder.held() if world.main else nullcontext():
         world.first(lambda: folder.claim(config, experiment.graphs, experiment.files))

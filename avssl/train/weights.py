@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from avssl.errors import UserError
 from avssl.graph.spec import Reference
-from avssl.train.checkpoint import MODEL, intact, steps_saved
+from avssl.train.checkpoint import MODEL, intact, steps_saved, usable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,16 @@ def stage_weights(run: Path, stage: str) -> dict[str, Tensor]:
     return load_file(intact(run, stage)[0] / MODEL)
 
 
+def stage_shapes(run: Path, stage: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `stage_weights` reads, from the head of the file.
+
+    Raises:
+        UserError: there is no intact checkpoint.
+    """
+    with safe_open(usable(run, stage)[0] / MODEL, framework="pt") as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+
+
 def run_reference(run: Path, stage: str | None = None) -> Reference:
     """A stage of a run folder, for ``frozen_from: "runs/x/checkpoints/stage1:module"``; the last
     one for ``"runs/x:module"``.
@@ -34,7 +45,8 @@ def run_reference(run: Path, stage: str | None = None) -> Reference:
     """
     from avssl.train.experiment import load_experiment
 
-    instances = load_experiment(run / "config.yaml", shapes=False).instances
+    experiment = load_experiment(run / "config.yaml", shapes=False)
+    instances = experiment.instances
     found = [item for item in instances if stage in (item.name, None)]
     if not found:
         known = ", ".join(item.name for item in instances)
@@ -44,4 +56,9 @@ def run_reference(run: Path, stage: str | None = None) -> Reference:
         raise UserError(
             f"the run {run} holds no checkpoint of its stage {last.name}: train it first"
         )
-    return Reference(last.spec, lambda: stage_weights(run, last.name))
+    return Reference(
+        last.spec,
+        lambda: stage_weights(run, last.name),
+        shapes=lambda: stage_shapes(run, last.name),
+        recipes=experiment.config.data.inputs,
+    )

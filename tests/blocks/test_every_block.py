@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from avssl.blocks.layers import Linear
+from avssl.blocks.projector import Projector
 from avssl.registry import registered, signature
 
 TOKENS = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(1))  # [B, N, D]
@@ -208,3 +210,14 @@ def test_runs_under_bfloat16_autocast(name: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = call(build(name), CASES[name][1])
     assert all(value.isfinite().all() for value in outputs.values())
+
+
+@pytest.mark.parametrize("name", ["width", "hidden", "out"])
+def test_heads_without_width_are_refused(name: str) -> None:
+    widths = {"width": 16, "hidden": 8, "out": 4, name: 0}
+    with pytest.raises(ValueError, match=f"{name} of a projector must be 1 or more, found 0"):
+        Projector(**widths)
+    del widths["hidden"]
+    if name in widths:
+        with pytest.raises(ValueError, match=f"{name} of a linear must be 1 or more, found 0"):
+            Linear(**widths)

@@ -66,3 +66,6 @@ def test_refusals_are_sentences() -> None:
         RandomMask(ratio=1e-8, patch=[1])(torch.zeros(1, 1, 4))
     with pytest.raises(ValueError, match=r"ratio 0\.9 keeps none of 4 patches"):
         RandomMask(ratio=0.9, patch=[1])(torch.zeros(1, 1, 4))
+    for patch in ([0, 8], [-8, -8]):
+        with pytest.raises(ValueError, match=r"8\] must have lengths of 1 or more"):
+            RandomMask(ratio=0.5, patch=patch)

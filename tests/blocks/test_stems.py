@@ -43,6 +43,14 @@ def test_kept_positions_are_those_of_the_patches(name: str) -> None:
     assert torch.equal(kept, gather_tokens(positions(tokens), keep))
 
 
+@pytest.mark.parametrize("length", [0, -8])
+def test_patches_without_length_are_refused(length: int) -> None:
+    with pytest.raises(ValueError, match="must have lengths of 1 or more"):
+        PatchEmbed2d(channels=1, width=8, patch=[8, length])
+    with pytest.raises(ValueError, match="must have lengths of 1 or more"):
+        PatchEmbed3d(channels=1, width=8, patch=[length, 8, 8])
+
+
 def test_parts_of_patches_are_refused() -> None:
     with pytest.raises(ValueError, match="whole number of patches"):
         STEMS["2d"][0](torch.randn(2, 1, 13, 16))

@@ -140,6 +140,16 @@ ONE_MISTAKE = {
     ),
     "ratio": ("ratio: 0.5", "ratio: 1.5", None),
     "indivisible": ("heads: 2", "heads: 3", None),
+    "weight below 0": (
+        "weight: 1.0",
+        "weight: -1.0",
+        "23:28: weight of loss 'nce': it must be 0 or more, found -1.0.",
+    ),
+    "weight that falls below 0": (
+        "weight: 1.0",
+        "weight: {kind: linear, start: 1, end: -1}",
+        None,
+    ),
     "weight": ("weight: 1.0", "weight: big", None),
     "input": ("audio: [B, 1, 32, 16]", "audio: [1, 32, 16]", None),
     "lr_scale": ("heads: 2}", "heads: 2, lr_scale: fast}", None),

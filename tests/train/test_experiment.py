@@ -146,3 +146,27 @@ def test_what_only_a_stage_that_is_left_out_uses_goes_with_it() -> None:
         load_experiment(path, ["stages.student=null", "args.mask_patches=3"])
     assert "has no argument 'mask_patches'" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "said"),
+    [
+        (
+            "mocov3",
+            [],
+            "'mocov3' needs at least 2 clips in a batch, found data.batch: 1; 'first' co",
+        ),
+        ("mimco", ["args.image_loss=cosine"], "'student' needs at least 2 clips in a batch"),
+        ("mimco", ["args.image_loss=cosine"], "Expected more than 1 value per channel"),
+    ],
+)
+def test_a_batch_of_one_clip_where_clips_are_compared(
+    name: str, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"command line 'data\.batch=1'") as error:
+        load_experiment(tiny.CONFIGS / f"{name}.yaml", [*overrides, "data.batch=1"])
+    assert any(said in message for message in error.value.messages)
+
+
+def test_a_batch_of_one_clip_is_enough_elsewhere() -> None:
+    assert load_experiment(tiny.CONFIGS / "mae.yaml", ["data.batch=1"]).config.data.batch == 1

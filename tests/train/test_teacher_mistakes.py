@@ -1,5 +1,6 @@
 """Teachers that do not fit or are not there: one sentence, exit code 2, before any training."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import avssl.train.checkpoint
 import avssl.train.clips
 from avssl.errors import run_tool
 from avssl.train.run import train
@@ -88,6 +90,10 @@ def test_a_teacher_that_is_no_stage_and_no_file(
     assert "no stage 'image_techer'" in said and "Did you mean 'image_teacher'?" in said
     said = refused(CONFIGS / "mvd.yaml", "args.image_teacher=weights/mae.pth:image")
     assert "'weights/mae.pth' is neither a run folder nor a checkpoint" in said
+    said = refused(CONFIGS / "mvd.yaml", "args.image_teacher=runs/mae:")
+    assert "'runs/mae:' must be 'stage.module'" in said and "'run folder:module'" in said
+    said = refused(CONFIGS / "mvd.yaml", "args.image_teacher=runs/x/checkpoints/mae/step-9:image")
+    assert said.endswith("the newest intact step is taken: write 'runs/x/checkpoints/mae:image'.")
     missing = "{file: weights/mae.pth, module: image}"
     said = refused(CONFIGS / "mvd.yaml", f"args.image_teacher={missing}")
     assert "there is no checkpoint 'weights/mae.pth'" in said
@@ -123,3 +129,77 @@ def test_a_teacher_of_any_stage_of_a_run(
     graph.write_text(text.replace("previous.audio", f"{folder}/checkpoints/frist:audio"))
     said = refused(path)
     assert f"{folder} has no stage 'frist': its stages are first, second, second.2" in said
+
+
+def test_weights_of_a_run_that_do_not_fit_a_later_stage(
+    refused: Callable[..., str], tmp_path: Path, run: Callable[..., None]
+) -> None:
+    path, folder = tiny.write(tmp_path), tmp_path / "run"
+    run(path, "stages.second=null")
+    graph = tmp_path / "configs" / "graphs" / "promoted.yaml"
+    started = tiny.STUDENT.replace("type: graph,", 'type: graph, init_from: "FROM",')
+    for text, said in [
+        (started.replace("FROM", f"{folder}:head"), "does not fit the weights of '{folder}:head'"),
+        (started.replace("FROM", "first.head"), "does not fit the weights of 'first.head'"),
+        (
+            started.replace("FROM", f"{folder}:audio").replace("heads: 2", "heads: 4"),
+            "'{folder}:audio' has 2 attention heads, this module 4",
+        ),
+    ]:
+        graph.write_text(text)
+        assert said.format(folder=folder) in refused(path)
+
+
+def test_a_damaged_teacher_of_a_later_stage(
+    refused: Callable[..., str],
+    tmp_path: Path,
+    run: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, folder = tiny.write(tmp_path), tmp_path / "run"
+    run(path, "stages.second=null")
+    graph = tmp_path / "configs" / "graphs" / "promoted.yaml"
+    graph.write_text(graph.read_text().replace("previous.audio", f"{folder}:audio"))
+
+    def locked(file: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(avssl.train.checkpoint, "_sha256", locked)
+        assert refused(path).endswith("model.safetensors': Permission denied.")
+    for file in folder.glob("checkpoints/first/*/model.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    said = refused(path)
+    assert f"module 'teacher': {folder} holds no intact checkpoint of first" in said
+
+
+@pytest.mark.parametrize(
+    ("towers", "said"),
+    [
+        ("{image: image.pooled, video: video_decoder.tokens}", "needs the input 'restore'"),
+        ("{image: regression.loss}", "unexpected keyword argument 'x'"),
+        ("{image: image.tokens}", "gives [2, 65, 96] for 2 clips, not [B, D]"),
+    ],
+)
+def test_a_probed_tower_of_a_later_stage(
+    towers: str, said: str, refused: Callable[..., str]
+) -> None:
+    assert said in refused(CONFIGS / "mvd.yaml", f"probe.towers={towers}")
+
+
+def test_a_teacher_whose_run_prepared_its_input_otherwise(
+    tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = tiny.write(tmp_path), tmp_path / "run"
+    run(path, "stages.second=null")
+    graph = tmp_path / "configs" / "graphs" / "promoted.yaml"
+    graph.write_text(graph.read_text().replace("previous.audio", f"{folder}:audio"))
+    alone = ["stages.first=null", "stages.second.repeat=1", "stages.second.steps=1"]
+    run(path, *alone, f"run={tmp_path / 'alike'}")
+    assert "was trained with" not in capsys.readouterr().err
+    run(path, *alone, f"run={tmp_path / 'other'}", "data.inputs.audio.std=1.5")
+    said = capsys.readouterr().err
+    assert "warning: second: data.inputs.audio has mean -4.2677393, std 1.5, but the tea" in said
+    assert (
+        f"the teacher 'teacher' was trained with mean -4.2677393, std 4.5689974 ({folder}" in said
+    )
