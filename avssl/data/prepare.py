@@ -15,6 +15,7 @@ from avssl.data.media import read_clip_sound, read_pictures
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip, sidecar
 from avssl.data.scan import (
+    COMPRESSED,
     NOT_UTF8,
     UNREAD,
     ProgressLine,
@@ -190,7 +191,7 @@ def _listed_bad(clip: Clip) -> bool:
     return (
         clip.reason == NOT_UTF8
         or Path(clip.path).suffix == TAR
-        or clip.reason.startswith((SAMPLE, UNREAD))
+        or clip.reason.startswith((SAMPLE, UNREAD, COMPRESSED))
     )
 
 

@@ -31,6 +31,8 @@ _SPLIT_FOLDERS = {
     "validation": "val",
     "test": "test",
 }
+PACKED = (*(f"{TAR}{suffix}" for suffix in ".gz .bz2 .xz .zst .lz4".split()), ".tgz")
+COMPRESSED = "shards must not be compressed: decompress it"
 UNREAD = "this folder cannot be read"  # begins what is wrong with one
 NOT_UTF8 = "its name is not UTF-8: rename it"
 _RECORDED = (
@@ -53,7 +55,7 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
     clip of its own, and neither is a picture beside one. Hidden files are left out, and so are
     linked folders that are above `folder` or come up otherwise. A file whose name is not UTF-8
     is a row with a reason, its odd bytes as \\x.. in the path, and so is a folder that cannot be
-    read, which says nothing of splits and labels.
+    read and a compressed shard beside others, which say nothing of splits and labels.
 
     Args:
         folder: where to look.
@@ -71,7 +73,7 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
         raise UserError(
             f"{folder} does not lie below {root}: a manifest can only name files below its folder"
         ) from None
-    paths: list[str] = []
+    paths, packed = [], []
     unread: list[OSError] = []
     for where, files in _folders(folder, unread):
         inside = Path(where).relative_to(folder)
@@ -79,6 +81,9 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
             suffix = Path(name).suffix.lower()
             if (suffix in MEDIA | SUFFIXES or suffix == TAR) and not name.startswith("."):
                 paths.append((inside / name).as_posix())
+            elif name.lower().endswith(PACKED) and not name.startswith("."):
+                packed.append((inside / name).as_posix())
+    shards = any(Path(path).suffix.lower() == TAR for path in paths)
     paths = _without_companions(paths)
     splits, labels = _splits_and_labels(paths)
     rows: list[Clip] = []
@@ -92,6 +97,8 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
         Path(error.filename).relative_to(folder).as_posix(): f"{UNREAD} ({error.strerror})"
         for error in unread
     }
+    if shards or not rows:  # beside media files it is what these were unpacked from
+        left_out |= dict.fromkeys(packed, COMPRESSED)
     if not rows and left_out:
         path, reason = next(iter(left_out.items()))
         raise UserError(f"no clip was found in {folder}; {folder / path}: {reason}")
