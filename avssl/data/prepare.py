@@ -15,7 +15,9 @@ from avssl.data.media import read_clip_sound, read_pictures
 from avssl.data.pool import Failure, guarded_map
 from avssl.data.probe import probe_clip, sidecar
 from avssl.data.scan import (
+    COMPRESSED,
     NOT_UTF8,
+    UNREAD,
     ProgressLine,
     ScanCache,
     folder_clips,
@@ -185,9 +187,11 @@ def check_clip(root: str, clip: Clip) -> str:
 
 
 def _listed_bad(clip: Clip) -> bool:
-    """Whether the listing already said why a clip cannot be used: its name, or its shard."""
+    """Whether the listing already said why a clip cannot be used: its name, shard or folder."""
     return (
-        clip.reason == NOT_UTF8 or Path(clip.path).suffix == TAR or clip.reason.startswith(SAMPLE)
+        clip.reason == NOT_UTF8
+        or Path(clip.path).suffix == TAR
+        or clip.reason.startswith((SAMPLE, UNREAD, COMPRESSED))
     )
 
 

@@ -31,6 +31,9 @@ _SPLIT_FOLDERS = {
     "validation": "val",
     "test": "test",
 }
+PACKED = (*(f"{TAR}{suffix}" for suffix in ".gz .bz2 .xz .zst .lz4".split()), ".tgz")
+COMPRESSED = "shards must not be compressed: decompress it"
+UNREAD = "this folder cannot be read"  # begins what is wrong with one
 NOT_UTF8 = "its name is not UTF-8: rename it"
 _RECORDED = (
     "reader has_video has_audio duration fps frames width height rotation wav sound_offset "
@@ -51,7 +54,8 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
     folders in them the labels. A wav beside a file of the same name is that file's sound and no
     clip of its own, and neither is a picture beside one. Hidden files are left out, and so are
     linked folders that are above `folder` or come up otherwise. A file whose name is not UTF-8
-    is a row with a reason, its odd bytes as \\x.. in the path.
+    is a row with a reason, its odd bytes as \\x.. in the path, and so is a folder that cannot be
+    read and a compressed shard beside others, which say nothing of splits and labels.
 
     Args:
         folder: where to look.
@@ -69,13 +73,17 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
         raise UserError(
             f"{folder} does not lie below {root}: a manifest can only name files below its folder"
         ) from None
-    paths: list[str] = []
-    for where, files in _folders(folder):
+    paths, packed = [], []
+    unread: list[OSError] = []
+    for where, files in _folders(folder, unread):
         inside = Path(where).relative_to(folder)
         for name in sorted(files):
             suffix = Path(name).suffix.lower()
             if (suffix in MEDIA | SUFFIXES or suffix == TAR) and not name.startswith("."):
                 paths.append((inside / name).as_posix())
+            elif name.lower().endswith(PACKED) and not name.startswith("."):
+                packed.append((inside / name).as_posix())
+    shards = any(Path(path).suffix.lower() == TAR for path in paths)
     paths = _without_companions(paths)
     splits, labels = _splits_and_labels(paths)
     rows: list[Clip] = []
@@ -85,12 +93,33 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
             rows += _members(folder / path, name, label, split)
         else:
             rows.append(_row(Clip(path=name, label=label, split=split)))
+    left_out = {
+        Path(error.filename).relative_to(folder).as_posix(): f"{UNREAD} ({error.strerror})"
+        for error in unread
+    }
+    if shards or not rows:  # beside media files it is what these were unpacked from
+        left_out |= dict.fromkeys(packed, COMPRESSED)
+    if not rows and left_out:
+        path, reason = next(iter(left_out.items()))
+        raise UserError(f"no clip was found in {folder}; {folder / path}: {reason}")
     if not rows:
         known = " ".join(sorted(MEDIA | SUFFIXES | {TAR}))
         raise UserError(
             f"no media file or picture lies in {folder} or below; files that count: {known}"
         )
-    return rows
+    splits_given = all(clip.split for clip in rows)  # all rows have one, or none
+    return rows + [
+        _row(
+            Clip(
+                (prefix / path).as_posix(),
+                split=(_split_of(f"{path}/") or "train") if splits_given else "",
+                has_video=False,
+                has_audio=False,
+                reason=reason,
+            )
+        )
+        for path, reason in left_out.items()
+    ]
 
 
 def _members(tar: Path, name: str, label: str = "", split: str = "") -> list[Clip]:
@@ -113,7 +142,7 @@ def _without_companions(paths: list[str]) -> list[str]:
 def _splits_and_labels(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     """What the folders say of each file; "" for nothing."""
     parts = [path.split("/") for path in paths]
-    splits = [_SPLIT_FOLDERS.get(part[0].lower(), "") if len(part) > 1 else "" for part in parts]
+    splits = [_split_of(path) for path in paths]
     if all(splits):
         parts = [part[1:] for part in parts]
     if not all(splits) or len(set(splits)) < 2:  # one alone: all by path
@@ -123,15 +152,24 @@ def _splits_and_labels(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     return splits, labels
 
 
-def _folders(source: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder that is not hidden, with its files: first those below the source, then links."""
+def _split_of(path: str) -> str:
+    """The split that the first folder of a path is called after; "" for none."""
+    first, slash, _ = path.partition("/")
+    return _SPLIT_FOLDERS.get(first.lower(), "") if slash else ""
+
+
+def _folders(source: Path, unread: list[OSError]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder that is not hidden, with its files: first those below the source, then links.
+
+    unread: takes the errors of those that cannot be read.
+    """
     todo, seen = [os.fspath(source)], set[Path]()
     above = set(Path(source).resolve().parents)  # of the source and of what links lead to
     for first in todo:  # grows
         if Path(first).resolve() in above:
             continue
         above |= set(Path(first).resolve().parents)
-        for where, folders, files in os.walk(first):
+        for where, folders, files in os.walk(first, onerror=unread.append):
             real = Path(where).resolve()
             if real in seen:
                 folders.clear()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from avssl.data.config import DataConfig
-from avssl.data.manifest import Manifest
+from avssl.data.manifest import COLUMNS, Manifest
 from avssl.data.processes import server_context
 from avssl.data.scan import ProgressLine, ScanCache, listed_clips, scan_clips
 from avssl.data.shards import shard_files
@@ -54,13 +54,15 @@ def _labelled(manifest: Manifest, column: str) -> Manifest:
     """With the cells of a column as labels."""
     if column == "label":
         return manifest
-    cells = _column(manifest, column, "label")
+    cells = _column(manifest, column, "the classes are asked of")
     clips = [replace(clip, label=cell) for clip, cell in zip(manifest.clips, cells, strict=True)]
     return replace(manifest, clips=clips)
 
 
-def _column(manifest: Manifest, column: str, option: str) -> list[str]:
+def _column(manifest: Manifest, column: str, asked: str) -> list[str]:
     """The cells of a column of the user's own, one for each clip.
+
+    asked: begins what is said where there is none.
 
     Raises:
         UserError: there is none of that name.
@@ -68,9 +70,15 @@ def _column(manifest: Manifest, column: str, option: str) -> list[str]:
     cells = [clip.extra.get(column) for clip in manifest.clips]
     if not any(cell is not None for cell in cells):
         known = sorted({name for clip in manifest.clips for name in clip.extra})
+        if not known:
+            raise UserError(
+                f"{asked} the column {column!r}, but it must be one of your own, and the clips in "
+                f"{manifest.root} have none: list them in a manifest.csv with such a column"
+            )
+        why = "is none of your own in" if column in COLUMNS else "is not in"
         raise UserError(
-            f"data.{option} names the column {column!r}, which the manifest in {manifest.root} "
-            f"does not have; columns of your own in it: {', '.join(known) or 'none'}"
+            f"{asked} the column {column!r}, which {why} the manifest in {manifest.root}; columns "
+            f"of your own in it: {', '.join(known)}"
         )
     return [(cell or "").strip() for cell in cells]
 
@@ -85,7 +93,9 @@ def _chosen(manifest: Manifest, only: Mapping[str, str | int]) -> Manifest:
         wanted = str(value).strip()
         found: set[str] = set()
         kept = []
-        for clip, cell in zip(manifest.clips, _column(manifest, column, "only"), strict=True):
+        for clip, cell in zip(
+            manifest.clips, _column(manifest, column, "data.only names"), strict=True
+        ):
             if clip.split == "train":
                 found.add(cell)
             if clip.split != "train" or cell == wanted:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from avssl.data.config import DataConfig
+from avssl.data.config import DataConfig, FramesConfig
 from avssl.data.length_config import LipsConfig, TextConfig
 from avssl.data.lengths import frame_count, longest_frames
 from avssl.data.manifest import Clip, Manifest
@@ -152,6 +152,17 @@ def in_share(path: str, share: float) -> bool:
     # other digits than those that `hash_split` takes
     drawn = int(hashlib.sha256(os.fsencode(path)).hexdigest()[8:16], 16)
     return drawn < share * 16**8
+
+
+def standing_still(config: DataConfig, clips: Sequence[Clip]) -> list[str]:
+    """A sentence for each input that reads several pictures of train clips that have only one."""
+    stills = sum(clip.frames == 1 for clip in clips)
+    return [
+        f"{stills} of {len(clips)} train clips are single pictures; '{name}' reads {recipe.frames} "
+        "frames of each, which are all the same"
+        for name, recipe in config.inputs.items()
+        if stills and isinstance(recipe, FramesConfig) and recipe.frames > 1
+    ]
 
 
 def by_reason(left_out: Sequence[tuple[str, str]], *, shown: int = 5) -> str:

@@ -109,6 +109,7 @@ def open_model(
         )
     if run:
         return _run(path, stage)
+    _refuse_checkpoints(path)
     if stage is not None:
         raise UserError(f"{path} is not a run folder, and only these have stages: leave stage out")
     if exported:
@@ -116,6 +117,20 @@ def open_model(
     if not path.exists():
         raise UserError(f"{path} does not exist: give a run folder, an exported folder or a file")
     return _foreign(path, layout, allow, sizes)
+
+
+def _refuse_checkpoints(path: Path) -> None:
+    """Raise UserError for the checkpoints of a stage, or one of them, in place of the run folder
+    and the stage."""
+    path = Path(os.path.abspath(path))
+    for folder in (path, path.parent):
+        run = folder.parent.parent
+        if folder.parent.name == "checkpoints" and (run / "config.yaml").is_file():
+            raise UserError(
+                f"{path} is inside a run folder: give {run} --stage {folder.name}, in Python "
+                f'avssl.load("{run}", stage="{folder.name}"), for the newest checkpoint of that '
+                "stage"
+            )
 
 
 def load_graph(run: str | os.PathLike[str], *, stage: str | None = None) -> Graph:

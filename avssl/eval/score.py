@@ -60,6 +60,14 @@ class Score:
     confusion: list[list[int]] | None
 
 
+def never_right(unknown: int, scored: int) -> str:
+    """What to say of scored clips whose classes are none of those that were learned."""
+    return (
+        f"{unknown} of {scored} scored clips are of classes that no clip was fitted to: no answer "
+        "to them can be right"
+    )
+
+
 def score(
     features: Features,
     names: Sequence[str],

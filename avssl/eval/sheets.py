@@ -19,7 +19,7 @@ from avssl.eval.maps import POINTS, confusion_picture, project, projection_pictu
 from avssl.eval.pictures import similarity_picture
 from avssl.eval.place import replace_files
 from avssl.eval.report import Sheet, shorten
-from avssl.eval.score import Score
+from avssl.eval.score import Score, never_right
 from avssl.files import write_whole
 
 _TITLES = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}
@@ -49,10 +49,7 @@ def notes(found: Evaluated) -> list[str]:
     """Lines on which clips do not count, and why."""
     lines = []
     if unknown := next((one for one in _trained(found).values() if one.unknown), None):
-        lines.append(
-            f"{unknown.unknown} of {unknown.scored} scored clips are of classes that no clip was "
-            "fitted to: no answer to them can be right"
-        )
+        lines.append(never_right(unknown.unknown, unknown.scored))
     for side, count in found.counts.items():
         lines.append(
             f"{side}: {count.used} clips used, {len(count.left_out)} left out, "

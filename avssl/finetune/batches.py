@@ -72,6 +72,13 @@ class Clips:
         """Number and checksum of the clips trained on."""
         return f"{len(self.train_rows)} ({zlib.crc32(repr(self.train_rows).encode()):08x})"
 
+    @property
+    def unknown(self) -> int:
+        """Held-out clips none of whose classes is that of a clip trained on."""
+        table = self.targets.table
+        known = table[self.train_rows].any(0)  # [C]
+        return len(self.test_rows) - int(table[self.test_rows][:, known].any(1).sum())
+
     def batches(self, *, seed: int, start: int, steps: int) -> Iterator[dict[str, Any]]:
         """Training batches of the steps from `start` on."""
         weights = None

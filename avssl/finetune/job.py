@@ -28,6 +28,7 @@ from avssl.data.source import open_source
 from avssl.data.usable import extent, unusable
 from avssl.encoders.load import Encoders
 from avssl.errors import UserError
+from avssl.eval.score import never_right
 from avssl.eval.sides import rows_in
 from avssl.files import write_whole
 from avssl.finetune.batches import Clips, Memory
@@ -162,6 +163,8 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
     for dataset in (clips.train, clips.held_out):
         if dataset.left_out:
             print(dataset.describe(), flush=True)
+    if clips.unknown:
+        print(f"{part.name}: {never_right(clips.unknown, len(clips.test_rows))}", flush=True)
     folder.path.mkdir(parents=True, exist_ok=True)
     with StopRequest() as stop:
         trained = train(
@@ -192,6 +195,7 @@ def _one(job: Job, part: Part, folder: RunFolder, memory: Memory | None) -> dict
         "encoder": config.encoder,
         "several": several,
         "train_clips": len(clips.train_rows),
+        "unknown": clips.unknown,
         **figures,
         "steps": trained.steps,
         "seconds": round(trained.seconds, 1),

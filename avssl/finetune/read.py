@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from avssl.errors import UserError
 from avssl.finetune.config import Finetune
 from avssl.graph.schema import fill
 from avssl.graph.source import Document, Problems, read_yaml
+from avssl.train.config import Experiment
 
 
 def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Finetune, Document]:
@@ -37,6 +38,20 @@ def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Finetune, Docu
     problems.raise_if_any()
     assert config is not None
     return config, document
+
+
+def refuse_classifier_file(path: Path) -> None:
+    """Raise UserError for a fine-tuning file where an experiment is asked for: it has sections that
+    only these have, and none that only an experiment has."""
+    document = read_yaml(path, Problems())
+    if document is None:
+        return
+    own, others = ({item.name for item in fields(kind)} for kind in (Finetune, Experiment))
+    if document.data.keys() & (own - others) and not document.data.keys() & (others - own):
+        raise UserError(
+            f"{path} is for fine-tuning a classifier: give it to tools/evaluate.py MODEL "
+            "--task finetune --config"
+        )
 
 
 def read_data(document: Document, base: DataConfig) -> DataConfig:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avssl.eval.metrics import top_k
 from avssl.eval.multilabel import average_precisions
+from avssl.eval.score import never_right
 
 FIGURES = {"top1": "top-1, %", "top5": "top-5, %", "mAP": "mAP, %"}
 
@@ -88,6 +89,9 @@ def table(results: dict[str, Any]) -> str:
         cells = [part["seed"], part["fold"] or "-", part["train_clips"], part["clips"]]
         cells += [f"{100 * part[name]:.1f}" for name in names]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    unknown = sum(part.get("unknown", 0) for part in parts)  # which older results lack
+    if unknown:
+        lines += ["", never_right(unknown, sum(part["clips"] for part in parts)) + "."]
     lines += ["", "| over seeds | each | mean | deviation |", "|---|---|---|---|"]
     for name in names:
         own = results["summary"][name]

@@ -23,6 +23,7 @@ from avssl.data.length_config import TextConfig
 from avssl.data.source import open_source
 from avssl.data.usable import Check, in_share, nothing_usable, open_units
 from avssl.errors import UserError
+from avssl.finetune.read import refuse_classifier_file
 from avssl.optional import need
 from avssl.speech.config import SpeechConfig
 from avssl.speech.reader import FOLDER, READER, Reader, find_head, text_recipe
@@ -97,8 +98,9 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
 
     Raises:
         ConfigError: mistakes in the file or its graphs.
-        UserError: it has no `speech` section, or units that do not fit.
+        UserError: it is for a classifier, or has no `speech` section, or units that do not fit.
     """
+    refuse_classifier_file(path)
     experiment = load_experiment(path, overrides, shapes=False)
     config = experiment.config
     if config.speech is None:

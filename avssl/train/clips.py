@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from avssl.data.loader import (
 )
 from avssl.data.manifest import SPLITS
 from avssl.data.source import open_source
+from avssl.data.usable import standing_still
 from avssl.errors import UserError
 from avssl.eval.sides import refuse_both_sides, rows_in
 
@@ -185,4 +187,6 @@ def open_clips(config: DataConfig, world: World) -> Clips:
     dataset = clips._dataset("train", training=True)
     if world.main:
         print(dataset.describe(), flush=True)  # which clips serve, and which do not and why
+        for sentence in standing_still(config, dataset.clips):
+            print(f"warning: {sentence}", file=sys.stderr, flush=True)
     return clips

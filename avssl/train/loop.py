@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -238,7 +239,7 @@ def prepare(session: Session, instance: Instance) -> Stage:
     model = spread(graph, world, config)
     graph.train()
     optimizer = make_optimizer(graph, config)
-    path, progress = _newest(session, instance.name)
+    path, progress = _newest(session, instance.name, tell=True)
     for note in graph.notes if path is None else ():
         _say(world, f"{instance.name}: {note}")
     recipe = _recipe(session, instance, seed)
@@ -329,14 +330,19 @@ def describe(stage: Stage, world: World, *, compiled: bool) -> str:
     )
 
 
-def _newest(session: Session, stage: str) -> tuple[Path | None, Progress | None]:
-    """The newest intact checkpoint of a stage, as rank 0 sees it; damaged ones are named."""
+def _newest(
+    session: Session, stage: str, *, tell: bool = False
+) -> tuple[Path | None, Progress | None]:
+    """The newest intact checkpoint of a stage, as rank 0 sees it.
+
+    tell: name damaged ones.
+    """
     folder, world = session.folder.checkpoints(stage), session.world
     path: Path | None = None
     if world.main:
         path, _, damaged = checkpoint.newest(folder)
-        for sentence in damaged:
-            print(f"warning: {stage}: {sentence} It is skipped.", flush=True)
+        for sentence in damaged if tell else ():
+            print(f"warning: {stage}: {sentence} It is skipped.", file=sys.stderr, flush=True)
     name = world.agree(path.name if path else None)
     return (folder / name, checkpoint.read_state(folder / name)[0]) if name else (None, None)
 

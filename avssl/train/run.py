@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avssl.errors import UserError
+from avssl.finetune.read import refuse_classifier_file
 from avssl.train.experiment import load_experiment
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ def train(path: Path, overrides: Sequence[str] = ()) -> int:
 
     Raises:
         ConfigError: mistakes in the configuration, all of them, before any data is read.
-        UserError: what a user can mend, such as a full disk, a loss that is not finite, or a run
-        folder of another run.
+        UserError: what a user can mend, such as a fine-tuning file, a full disk, a loss that is not
+        finite, or a run folder of another run.
     """
+    refuse_classifier_file(path)
     experiment = load_experiment(path, overrides)
 
     from avssl.ops.attention import set_attention_backend

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from avssl.errors import UserError
+from avssl.errors import ConfigError, UserError
 from avssl.graph.spec import Reference
 from avssl.train.checkpoint import MODEL, intact, steps_saved, usable
 
@@ -41,11 +41,14 @@ def run_reference(run: Path, stage: str | None = None) -> Reference:
     one for ``"runs/x:module"``.
 
     Raises:
-        UserError: the run has no such stage, or it was not trained yet.
+        UserError: the run has no such stage, it was not trained yet, or its files cannot be read.
     """
     from avssl.train.experiment import load_experiment
 
-    experiment = load_experiment(run / "config.yaml", shapes=False)
+    try:
+        experiment = load_experiment(run / "config.yaml", shapes=False)
+    except ConfigError as error:  # its first sentence, which others end
+        raise UserError(error.messages[0].removesuffix(".")) from None
     instances = experiment.instances
     found = [item for item in instances if stage in (item.name, None)]
     if not found:

@@ -1,5 +1,7 @@
 """Manifests: what survives a round trip, what is refused, and splits that depend on paths alone."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +118,33 @@ def test_links_make_no_clip_twice_and_none_of_folders_above(tmp_path: Path) -> N
     (tmp_path / "far" / "one" / "up").symlink_to(tmp_path / "far")
     found = [clip.path for clip in folder_clips(source, source)]
     assert found == ["cat/a.mp4", "far/c.mp4"]
+
+
+def test_a_folder_that_cannot_be_read_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train/cat/a.mp4", "train/dog/b.mp4", "train/cow/c.mp4", "val/cat/d.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def refused(path: str) -> object:
+        if Path(path).name in shut:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    shut = {"cow", "lost+found"}
+    rows = folder_clips(tmp_path, tmp_path)
+    assert [(clip.path, clip.label, clip.split) for clip in rows] == [
+        ("train/cat/a.mp4", "cat", "train"), ("train/dog/b.mp4", "dog", "train"),
+        ("val/cat/d.mp4", "cat", "val"), ("lost+found", "", "train"), ("train/cow", "", "train"),
+    ]  # fmt: skip
+    assert rows[-1].reason == "this folder cannot be read (Permission denied)" and rows[-1].scanned
+    shut = {"train", "val"}
+    with pytest.raises(UserError, match=r"no clip was found .*/train: this folder cannot be read"):
+        folder_clips(tmp_path, tmp_path)
 
 
 def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -87,8 +87,16 @@ def test_labels_come_from_a_column(tmp_path: Path) -> None:
 
     assert labels(None) == labels("label") == ["cat", "dog", "cat"]
     assert labels("motion") == ["left", "", "right"]
-    with pytest.raises(UserError, match=r"data\.label names the column 'motions', .*: motion$"):
+    with pytest.raises(UserError, match=r"asked of the column 'motions', .* not in .*: motion$"):
         labels("motions")
+    with pytest.raises(UserError, match=r"'path', which is none of your own in .*: motion$"):
+        labels("path")
+    (tmp_path / "manifest.csv").write_text("path,label,has_video,has_audio\na,cat,1,0\n")
+    with pytest.raises(UserError, match=r"'' *, but it must be one of your own, and .* have none:"):
+        labels("")
+    only = DataConfig(source=str(tmp_path), only={"label": "cat"}, workers=0)
+    with pytest.raises(UserError, match=r"data\.only names the column 'label', but .* have none:"):
+        open_source(only)
 
 
 def test_manifests_of_several_folders_become_one_above_them(tmp_path: Path) -> None:

@@ -118,6 +118,18 @@ def test_folders_name_splits_of_shards(tmp_path: Path) -> None:
     assert found == [("train/0.tar/a.png", "train", "cat"), ("val/0.tar/a.png", "val", "cat")]
 
 
+def test_compressed_shards_are_named(tmp_path: Path) -> None:
+    (tmp_path / "s-000.tar.gz").touch()
+    with pytest.raises(UserError, match=r"s-000\.tar\.gz: shards must not be compressed"):
+        listed_clips(tmp_path)
+    shard(tmp_path / "s-001.tar", {"a.png": png(1), "a.json": b'{"split": "val"}'})
+    one, packed = listed_clips(tmp_path).with_splits().clips
+    assert (one.path, packed.path) == ("s-001.tar/a.png", "s-000.tar.gz")
+    assert packed.scanned and not packed.has_video and "compressed" in packed.reason
+    (tmp_path / "s-001.tar").rename(tmp_path / "a.mp4")
+    assert [clip.path for clip in listed_clips(tmp_path).clips] == ["a.mp4"]
+
+
 NAMES = ("h264.mp4", "h264.mkv", "mpeg4.avi", "late.mp4", "vfr.mp4")
 
 

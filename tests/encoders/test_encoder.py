@@ -408,6 +408,11 @@ def test_bad_models_are_sentences(mavil: Path, tmp_path: Path) -> None:
             avssl.load(path)  # type: ignore[call-overload]
     with pytest.raises(UserError, match="has no stage ''"):
         avssl.load(mavil, stage="")
+    stage = mavil / "checkpoints" / "stage1"
+    asked = rf'give {mavil} --stage stage1, in Python avssl\.load\("{mavil}", stage="stage1"\)'
+    for path in (stage, next(stage.iterdir())):
+        with pytest.raises(UserError, match=asked):
+            avssl.load(path)
     save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError):
         avssl.load(tmp_path / "x.safetensors")

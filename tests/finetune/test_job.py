@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,6 +58,22 @@ def test_low_and_high_tones_are_told_apart(
     assert weights["head.linear.weight"].shape == (2, 16)
     assert len(losses(result / "seed0")) == 60
     assert str(tones) not in "".join(path.read_text() for path in result.glob("*.*"))
+
+
+def test_held_out_clips_of_classes_that_are_not_learned_are_told(
+    model: Path, tones: Path, file: File, result: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (tones / "manifest.csv").read_text()
+    for number in ("03", "07"):
+        text = re.sub(rf"{number}.wav,\w+,", f"{number}.wav,strange,", text)
+    (tones / "strange.csv").write_text(text)
+    (part,) = finetune(model, tones / "strange.csv", file(), "train.epochs=1")["parts"]
+    told = "2 of 8 scored clips are of classes that no clip was fitted to"
+    assert part["unknown"] == 2
+    assert f"seed0: {told}" in capsys.readouterr().out.split("step")[0]
+    assert told in (result / "results.md").read_text()
+    finetune(model, tones, file(), f"run={result}2", "train.epochs=1")
+    assert "fitted to" not in capsys.readouterr().out + Path(f"{result}2/results.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["audio", "audio_video"])

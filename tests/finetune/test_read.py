@@ -10,8 +10,10 @@ import avssl.finetune
 from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.errors import ConfigError, UserError
 from avssl.finetune.config import Cosine, Steps
-from avssl.finetune.read import read_data, read_file
+from avssl.finetune.read import read_data, read_file, refuse_classifier_file
+from avssl.speech.job import prepare
 from avssl.train.optimizer import peak_lr
+from avssl.train.run import train
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
 RECOGNISERS = [path for path in FILES if "\nstages:" in path.read_text()]
@@ -22,6 +24,23 @@ BASE = DataConfig(source="clips", window=2.0, inputs={"audio": FbankConfig(frame
 def test_an_experiment_is_sent_to_its_tool() -> None:
     with pytest.raises(UserError, match=r"vsr\.yaml is an experiment.*tools/finetune\.py"):
         read_file(next(path for path in RECOGNISERS if path.stem == "vsr"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_of_a_classifier_is_sent_to_its_tool(path: Path) -> None:
+    if path in RECOGNISERS:
+        refuse_classifier_file(path)
+        return
+    for tool in (train, prepare):
+        with pytest.raises(UserError, match=r"evaluate\.py MODEL --task finetune --config$"):
+            tool(path, [])
+
+
+def test_an_experiment_with_mistakes_is_no_file_of_a_classifier(tmp_path: Path) -> None:
+    for text in ("probe: {}\nlabels: single\n", "name: x\nrun: y\n", "[", "- a\n"):
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(ConfigError):
+            train(tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from avssl.errors import UserError
+from avssl.errors import ConfigError, UserError
 from avssl.train import checkpoint
 from avssl.train.checkpoint import Progress
+from avssl.train.experiment import load_experiment
 from avssl.train.weights import stage_weights
 from tests.train import tiny
 
@@ -91,6 +92,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     path, progress, damaged = checkpoint.newest(tmp_path)
     assert path == tmp_path / "step-000005" and progress is not None and progress.step == 5
     assert len(damaged) == 1 and "step-000010 is damaged" in damaged[0] and name in damaged[0]
+
+
+def test_who_starts_from_a_run_that_cannot_be_read_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: [a")
+    with pytest.raises(ConfigError, match=r"but got '<stream end>'\.$"):
+        load_experiment(tiny.CONFIGS / "mae.yaml", [f"args.init={tmp_path}:encoder"])
 
 
 def test_who_starts_from_a_run_is_told_that_its_newest_is_damaged(

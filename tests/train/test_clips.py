@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from avssl.data.config import DataConfig, FbankConfig
+from avssl.data.config import DataConfig, FbankConfig, FramesConfig
 from avssl.errors import UserError
 from avssl.train.clips import Clips, open_clips
 from avssl.train.parallel import World
@@ -23,6 +24,32 @@ def opened(source: Path, folder: Path) -> Clips:
         inputs={"audio": FbankConfig(bins=32, frames=16)},
     )
     return open_clips(config, World(0, 1, torch.device("cpu"), "single"))
+
+
+def test_single_pictures_read_as_videos_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        for number in range(3):
+            file = tmp_path / "clips" / split / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (80 * number, 0, 0)).save(file)
+
+    def told(frames: int) -> str:
+        config = DataConfig(
+            source=str(tmp_path / "clips"),
+            batch=2,
+            workers=0,
+            cache=str(tmp_path),
+            inputs={"video": FramesConfig(frames=frames, size=32)},
+        )
+        open_clips(config, World(0, 1, torch.device("cpu"), "single"))
+        lines = capsys.readouterr().err.splitlines()
+        return "".join(line for line in lines if line.startswith("warning"))
+
+    expected = "3 of 3 train clips are single pictures; 'video' reads 4 frames of each"
+    assert told(4) == f"warning: {expected}, which are all the same"
+    assert told(1) == ""
 
 
 @pytest.mark.parametrize("held_out", ["val", "test"])

@@ -209,7 +209,9 @@ def test_a_run_that_never_trained_may_change(
         run(path, f"run={tmp_path / 'other'}")
 
 
-def test_a_damaged_early_stage_leaves_later_figures(tmp_path: Path, run: Run) -> None:
+def test_a_damaged_early_stage_leaves_later_figures(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tiny.write(tmp_path)
     run(path)
     before = tiny.metrics(tmp_path / "run")
@@ -217,7 +219,10 @@ def test_a_damaged_early_stage_leaves_later_figures(tmp_path: Path, run: Run) ->
         content = bytearray(model.read_bytes())
         content[-1] ^= 1
         model.write_bytes(content)
+    capsys.readouterr()
     run(path)
+    out, err = capsys.readouterr()
+    assert err.count("step-000012 is damaged") == 1 and "is damaged" not in out
     after = tiny.metrics(tmp_path / "run")
     assert sorted(map(str, after)) == sorted(map(str, before))
 
