@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+DIGITS = "#.4g"  # of losses: one of unit vectors of many channels is small, and must be seen to move
+
 
 @dataclass(frozen=True)
 class Job:
@@ -80,7 +82,7 @@ class Reporter:
             seconds, waited = means
         left = clock((self.job.steps - step) * seconds)
         if self.bar is not None:
-            text = f"{step}/{self.job.steps}  loss {metrics['loss']:.4f}  ETA {left}"
+            text = f"{step}/{self.job.steps}  loss {metrics['loss']:{DIGITS}}  ETA {left}"
             self.bar.update(self.task, completed=step, text=text)
         if step % self.job.every == 0 or step in (self.job.start + 1, self.job.steps):
             self.say(self.line(step, metrics, seconds, waited))
@@ -88,10 +90,10 @@ class Reporter:
     def line(self, step: int, metrics: dict[str, float], seconds: float, waited: float) -> str:
         """Step, %, losses, learning rate, step time, data wait, clips per second, time left."""
         job = self.job
-        losses = [f"{k[5:]} {v:.4f}" for k, v in metrics.items() if k.startswith("loss/")]
+        losses = [f"{k[5:]} {v:{DIGITS}}" for k, v in metrics.items() if k.startswith("loss/")]
         parts = [
             f"{job.stage} step {step}/{job.steps} {100 * step / job.steps:.0f}%",
-            f"loss {metrics['loss']:.4f} ({' '.join(losses)})",
+            f"loss {metrics['loss']:{DIGITS}} ({' '.join(losses)})",
             f"lr {metrics['lr']:.2e}",
             f"{1000 * seconds:.0f} ms/step",
             f"data {1000 * waited:.0f} ms {100 * waited / seconds:.0f}%",
