@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-DIGITS = "#.4g"  # of losses: one of unit vectors of many channels is small, and must be seen to move
+DIGITS = "#.4g"  # of losses: those of unit vectors of many channels are small
 
 
 @dataclass(frozen=True)
