@@ -107,18 +107,26 @@ def folder_clips(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -
         raise UserError(
             f"no media file or picture lies in {folder} or below; files that count: {known}"
         )
-    splits_given = all(clip.split for clip in rows)  # all rows have one, or none
-    return rows + [
-        _row(
-            Clip(
-                (prefix / path).as_posix(),
-                split=(_split_of(f"{path}/") or "train") if splits_given else "",
-                has_video=False,
-                has_audio=False,
-                reason=reason,
-            )
-        )
+    rows += [
+        _row(Clip((prefix / path).as_posix(), has_video=False, has_audio=False, reason=reason))
         for path, reason in left_out.items()
+    ]
+    return _on_sides(rows, prefix)
+
+
+def _on_sides(rows: list[Clip], prefix: Path) -> list[Clip]:
+    """Gives what is left out a split where all others have one, that of its folder or train: what
+    cannot be read says of none, and a manifest has them in all rows or in none."""
+    given = [bool(clip.split) for clip in rows if not clip.reason]
+    if not given or not all(given):
+        return rows
+    return [
+        clip
+        if clip.split
+        else dataclasses.replace(
+            clip, split=_split_of(f"{Path(clip.path).relative_to(prefix).as_posix()}/") or "train"
+        )
+        for clip in rows
     ]
 
 
@@ -209,7 +217,7 @@ def listed_clips(source: Path) -> Manifest:
         rows = [_members(file, name) for file, name in zip(shards, names, strict=True)]
         if not any(rows):
             raise UserError(f"{source} holds no sample: no member has a name such as key.jpg")
-        return Manifest(root, [clip for part in rows for clip in part])
+        return Manifest(root, _on_sides([clip for part in rows for clip in part], Path()))
     if source.is_dir() and (source / "manifest.csv").is_file():
         source = source / "manifest.csv"
     if source.is_dir():

@@ -118,6 +118,17 @@ def test_folders_name_splits_of_shards(tmp_path: Path) -> None:
     assert found == [("train/0.tar/a.png", "train", "cat"), ("val/0.tar/a.png", "val", "cat")]
 
 
+@pytest.mark.parametrize("source", ["", "s-{000..002}.tar"])
+def test_a_damaged_shard_leaves_the_splits_of_the_others(source: str, tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "test")):
+        told = json.dumps({"split": split}).encode()
+        shard(tmp_path / f"s-00{number}.tar", {"a.png": png(1), "a.json": told})
+    (tmp_path / "s-002.tar").write_bytes(b"no tar" * 100)
+    clips = listed_clips(tmp_path / source).with_splits().clips
+    assert [clip.split for clip in clips] == ["train", "test", "train"]
+    assert clips[2].reason.startswith("damaged or no plain tar")
+
+
 def test_compressed_shards_are_named(tmp_path: Path) -> None:
     (tmp_path / "s-000.tar.gz").touch()
     with pytest.raises(UserError, match=r"s-000\.tar\.gz: shards must not be compressed"):
