@@ -88,18 +88,13 @@ def _check_alike(target: "nn.Module", inner: str, found: Reference, named: str |
         UserError: the run's weights are damaged or have other names or shapes, or they have as many
         attention heads as mean something else here.
     """
-    from avssl.graph.graph import MISFIT, Graph, must_fit
+    from avssl.graph.graph import MISFIT, Graph, below, must_fit
 
     source = Graph.lone(found.spec, inner)
     if found.shapes is None:
         shapes = {key: tuple(tensor.shape) for key, tensor in source.state_dict().items()}
     else:
-        prefix = f"{inner}."
-        shapes = {
-            key[len(prefix) :]: shape
-            for key, shape in found.shapes().items()
-            if key.startswith(prefix)
-        }
+        shapes = below(inner, found.shapes())
     must_fit(target, shapes, f"it {MISFIT} '{named}'")
     theirs = dict(source.named_modules())
     for key, part in target.named_modules():

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class Teacher:
 
 
 MISFIT = "does not fit the weights of"
+Value = TypeVar("Value")
 
 
 class SubGraph(nn.Module):
@@ -375,12 +376,7 @@ class Graph(nn.Module):
             weights, notes = found.start(module, self.get_submodule(name))
             self.notes += [f"{name}: {note}" for note in notes]
         else:
-            prefix = f"{module}."
-            weights = {
-                key[len(prefix) :]: value
-                for key, value in found.weights().items()
-                if key.startswith(prefix)
-            }
+            weights = below(module, found.weights())
             self.notes.append(f"{name}: {len(weights)} tensors are those of {reference}")
         complaint = f"module '{name}' {MISFIT} '{reference}'"
         _load(self.get_submodule(name), weights, complaint)
@@ -392,6 +388,14 @@ def _load(
     """Load weights, strictly; with `assign` they take the place of the module's tensors."""
     must_fit(module, {key: tuple(tensor.shape) for key, tensor in weights.items()}, complaint)
     module.load_state_dict(weights, assign=assign)
+
+
+def below(module: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The entries of a state dict that are a module's, under the names that it has for them."""
+    prefix = f"{module}."
+    return {
+        key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)
+    }
 
 
 def must_fit(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], complaint: str) -> None:

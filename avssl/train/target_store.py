@@ -257,6 +257,9 @@ class TargetStore:
             try:
                 np.lib.format.read_magic(file)
                 found, _, kind = np.lib.format.read_array_header_1_0(file)
+            except OSError as error:  # of the disk, which says nothing of what is on it
+                error.filename = path
+                raise _unreadable(self.folder, error) from error
             except Exception as error:  # of Python's own parser, too, which reads the header
                 raise _damaged(self.folder, f"{name} is no .npy file") from error
             begin = file.tell()
